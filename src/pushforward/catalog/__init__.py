@@ -1,0 +1,217 @@
+"""The papers as recipes: name → ``build(schema, config)``, with defaults per kind of data.
+
+``FAMILIES`` lists what there is without importing torch, so that help texts and ``pushforward models`` are quick; a recipe's
+module holds its options, a frozen dataclass, and the function that builds the model. Lives here: which parts make which paper, and
+which net suits which data. Never here: losses, layers, training loops.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pushforward.core.errors import RecipeError, Unsupported, did_you_mean
+
+if TYPE_CHECKING:
+    from pushforward.core.model import Model
+    from pushforward.core.schema import Schema
+
+_ALL = ("vector", "table", "image", "tokens")
+_CONTINUOUS = ("vector", "table", "image")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A recipe: where it is built, what it offers, what it takes, and the training it likes.
+
+    ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults.
+    """
+
+    name: str
+    title: str
+    source: str
+    place: str
+    verbs: tuple[str, ...]
+    density: str
+    kinds: tuple[str, ...]
+    conditions: bool = False
+    target: bool = False
+    baseline: bool = False
+    training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def _parts(self) -> tuple[type, Callable[..., Model]]:
+        module, options, build = self.place.split(":")
+        loaded = importlib.import_module(f"pushforward.catalog.{module}")
+        return getattr(loaded, options), getattr(loaded, build)
+
+    @property
+    def options(self) -> type:
+        """The frozen dataclass of this family's own options."""
+        return self._parts()[0]
+
+    def configure(self, values: Mapping[str, Any]) -> Any:
+        """Options from names and values. Raises RecipeError for a name the family does not have or a value of the wrong type."""
+        options = self.options
+        assert is_dataclass(options)
+        names = {f.name: f for f in fields(options)}
+        for name in values:
+            if name not in names:
+                raise RecipeError(f"{self.name} has no option '{name}': {did_you_mean(name, names)}")
+        try:
+            return options(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{self.name}: {error}") from error
+
+    def check(self, schema: Schema) -> None:
+        """Raises Unsupported where the family cannot learn data of this schema."""
+        kind = schema.example.name
+        if kind not in self.kinds:
+            able = [f.name for f in FAMILIES.values() if kind in f.kinds and not f.baseline]
+            raise Unsupported(f"{self.name} learns {_join(self.kinds)}, found {kind} data: {_join(able)} can")
+        if schema.conditions and not self.conditions:
+            able = [f.name for f in FAMILIES.values() if f.conditions and kind in f.kinds]
+            raise Unsupported(f"{self.name} takes no conditions: {_join(able)} do")
+        if self.target and schema.target is None:
+            raise RecipeError(f"{self.name} predicts a target: name one with target= (--target)")
+        if schema.target is not None and not self.target:
+            raise Unsupported(f"{self.name} predicts no target: use condition= (--condition) for p(x | c), or the family classifier")
+
+    def build(self, schema: Schema, config: Any) -> Model:
+        """The model, untrained. Raises as ``check``."""
+        self.check(schema)
+        try:
+            return self._parts()[1](schema, config)
+        except ValueError as error:
+            raise RecipeError(f"{self.name}: {error}") from error
+
+
+def _join(names: Any) -> str:
+    return ", ".join(names) or "no family"
+
+
+def _family(name: str, title: str, source: str, place: str, verbs: str, density: str, kinds: tuple[str, ...], **rest: Any) -> Family:
+    return Family(name, title, source, place, tuple(verbs.split()), density, kinds, **rest)
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.name: family
+        for family in (
+            _family(
+                "independent",
+                "independent marginals: the baseline that knows no dependence",
+                "",
+                "baselines:IndependentOptions:independent",
+                "sample score encode",
+                "exact",
+                _ALL,
+                baseline=True,
+            ),
+            _family(
+                "gaussian",
+                "one full-covariance Gaussian in the data's own units: the linear baseline",
+                "",
+                "baselines:GaussianOptions:gaussian",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                baseline=True,
+            ),
+            _family(
+                "nice",
+                "additive couplings with exact density",
+                "Dinh et al. 2014, arXiv:1410.8516",
+                "flows:NiceOptions:nice",
+                "sample score encode",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "gmm",
+                "Gaussian mixture fitted by EM, missing values included",
+                "Dempster et al. 1977",
+                "mixtures:GmmOptions:gmm",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+            ),
+            _family(
+                "vae",
+                "variational autoencoder",
+                "Kingma & Welling 2013, arXiv:1312.6114",
+                "variational:VaeOptions:vae",
+                "sample score encode complete",
+                "lower_bound",
+                _ALL,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "rectified-flow",
+                "straight paths from noise to data, sampled by an ODE",
+                "Liu et al. 2022, arXiv:2209.03003",
+                "diffusion:RectifiedFlowOptions:rectified_flow",
+                "sample score encode complete",
+                "ode",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 5000},
+            ),
+            _family(
+                "made",
+                "masked autoregressive network with exact density",
+                "Germain et al. 2015, arXiv:1502.03509",
+                "autoregressive:MadeOptions:made",
+                "sample score complete",
+                "exact",
+                _ALL,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "wgan-gp",
+                "Wasserstein GAN with gradient penalty",
+                "Gulrajani et al. 2017, arXiv:1704.00028",
+                "adversarial:WganGpOptions:wgan_gp",
+                "sample",
+                "",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 3e-4, "steps": 4000, "batch_size": 64, "weight_decay": 0.0},
+            ),
+            _family(
+                "simclr",
+                "contrastive representation of two views",
+                "Chen et al. 2020, arXiv:2002.05709",
+                "representation:SimclrOptions:simclr",
+                "encode",
+                "",
+                _CONTINUOUS,
+                training={"learning_rate": 1e-3, "steps": 3000},
+            ),
+            _family(
+                "classifier",
+                "p(label | x)",
+                "",
+                "perception:ClassifierOptions:classifier",
+                "encode predict",
+                "",
+                _ALL,
+                target=True,
+                training={"learning_rate": 1e-3, "steps": 2000, "weight_decay": 0.05},
+            ),
+        )
+    }
+)
+
+
+def family(name: str) -> Family:
+    """The family of that name. Raises RecipeError with the nearest name where there is none."""
+    if name not in FAMILIES:
+        raise RecipeError(f"no family is called '{name}': {did_you_mean(name, FAMILIES)}")
+    return FAMILIES[name]

@@ -1,0 +1,210 @@
+"""The description of one example: what kind of thing it is, in the user's terms. Frozen, and plain JSON when stored.
+
+In tensors an example is made of *codes*, in the user's own units so that densities are in them too:
+
+| kind | tensor |
+|---|---|
+| ``Vector(size)`` | float64 (B, size) |
+| ``Table(columns)`` | float64 (B, C): numbers as they are, dates in days since 1970, booleans 0/1, categories by index; missing numbers NaN |
+| ``Image(c, h, w, levels)`` | uint8 (B, c, h, w) in {0 … levels-1} |
+| ``Tokens(vocabulary, length)`` | int64 (B, length) |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pushforward.core.errors import RecipeError
+
+
+class ColumnKind(str, enum.Enum):
+    """What a column holds. ``IDENTIFIER`` and ``CONSTANT`` columns are carried along, not learned."""
+
+    NUMBER = "number"
+    INTEGER = "integer"
+    CATEGORY = "category"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    IDENTIFIER = "identifier"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, a condition or a target.
+
+    ``categories`` are the levels in the order of their codes; a missing category is the code ``len(categories)``.
+    ``resolution`` is the step of the grid the numbers lie on (1 for integers, 0.01 for prices, None for continuous ones):
+    a density on a grid is the mass of a cell divided by the step. ``dtype`` is the type to give back.
+    """
+
+    name: str
+    kind: ColumnKind = ColumnKind.NUMBER
+    categories: tuple[Any, ...] = ()
+    resolution: float | None = None
+    missing: bool = False
+    lower: float = -math.inf
+    upper: float = math.inf
+    mean: float = 0.0
+    std: float = 1.0
+    dtype: str = ""
+    constant: Any = None
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the codes are unordered levels."""
+        return self.kind in (ColumnKind.CATEGORY, ColumnKind.BOOLEAN)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a model sees this column."""
+        return self.kind not in (ColumnKind.IDENTIFIER, ColumnKind.CONSTANT)
+
+    @property
+    def levels(self) -> int:
+        """How many codes a discrete column has, the one for missing values included."""
+        return len(self.categories) + self.missing
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Base of the kinds of data."""
+
+    name: ClassVar[str] = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example's codes."""
+        raise TypeError(f"{type(self).__name__} has no shape")
+
+    @property
+    def size(self) -> int:
+        """Number of codes of one example."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Vector(Kind):
+    """``length`` real numbers."""
+
+    length: int
+    container: str = "numpy"
+    dtype: str = "float64"
+    name: ClassVar[str] = "vector"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+@dataclass(frozen=True)
+class Table(Kind):
+    """Typed columns. ``columns`` holds all of them, in the user's order; ``learned`` those a model sees."""
+
+    columns: tuple[Column, ...]
+    container: str = "pandas"
+    name: ClassVar[str] = "table"
+
+    @property
+    def learned(self) -> tuple[Column, ...]:
+        return tuple(c for c in self.columns if c.learned)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.learned),)
+
+
+@dataclass(frozen=True)
+class Image(Kind):
+    """Images whose pixels take ``levels`` values 0 … levels-1."""
+
+    channels: int
+    height: int
+    width: int
+    levels: int = 256
+    name: ClassVar[str] = "image"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Tokens(Kind):
+    """``length`` symbols out of ``vocabulary``."""
+
+    vocabulary: tuple[str, ...]
+    length: int
+    name: ClassVar[str] = "tokens"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Vector, Table, Image, Tokens)}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All a model must know of its data: one example, its conditions and, for predictors, the target."""
+
+    example: Kind
+    conditions: tuple[Column, ...] = ()
+    target: Column | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Kind):
+        return {"kind": value.name} | {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Column):
+        changed = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
+        return {name: _plain(v) for name, v in changed.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def to_json(schema: Schema) -> dict[str, Any]:
+    """``schema`` as plain JSON values."""
+    return {f.name: _plain(getattr(schema, f.name)) for f in dataclasses.fields(schema)}
+
+
+def _column(plain: dict[str, Any]) -> Column:
+    known = {f.name for f in dataclasses.fields(Column)}
+    if set(plain) - known:
+        raise RecipeError(f"column {plain.get('name')!r} has unknown fields {sorted(set(plain) - known)}")
+    values = dict(plain)
+    values["kind"] = ColumnKind(values.get("kind", "number"))
+    values["categories"] = tuple(values.get("categories", ()))
+    return Column(**values)
+
+
+def _kind(plain: dict[str, Any]) -> Kind:
+    values = dict(plain)
+    cls = KINDS[values.pop("kind")]
+    if "columns" in values:
+        values["columns"] = tuple(_column(c) for c in values["columns"])
+    if "vocabulary" in values:
+        values["vocabulary"] = tuple(values["vocabulary"])
+    return cls(**values)
+
+
+def from_json(plain: dict[str, Any]) -> Schema:
+    """The schema that ``to_json`` wrote. Raises RecipeError where it is damaged."""
+    try:
+        return Schema(
+            example=_kind(plain["example"]),
+            conditions=tuple(_column(c) for c in plain.get("conditions", ())),
+            target=_column(plain["target"]) if plain.get("target") else None,
+            extra=dict(plain.get("extra") or {}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"the stored schema is damaged ({error!r}): restore recipe.json or fit again") from error

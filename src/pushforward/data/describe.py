@@ -1,0 +1,112 @@
+"""What was found in the data: every column, its type, its range, and what happens to it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pushforward.core.schema import Column, ColumnKind, Image, Table, Tokens, Vector
+from pushforward.data.dataset import Data
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+SHOWN = 5  # levels that are named
+
+
+def summary(data: Data) -> dict[str, Any]:
+    """``data`` in plain JSON values: name, origin, rows, rows set aside for testing, kind, columns and notes.
+
+    Each column has ``name``, ``type``, ``role`` (learned, condition, target, carried or left out), ``values`` (its range
+    or first levels, in words), ``levels`` (their number, None for numbers) and ``missing`` (rows without a value).
+    """
+    schema = data.schema
+    missing = schema.extra.get("missing", {})
+    rows = []
+    if isinstance(schema.example, Table):
+        rows = [_row(c, _role(c), missing) for c in schema.example.columns]
+    side = [*schema.extra.get("columns", ())] if not isinstance(schema.example, Table) else []
+    rows += [_row(c, "side column", missing) for c in side]
+    rows += [_row(c, "condition", missing) for c in schema.conditions]
+    rows += [_row(schema.target, "target", missing)] if schema.target else []
+    order = {name: i for i, name in enumerate(schema.extra.get("order", ()))}
+    rows.sort(key=lambda row: order.get(row["name"], len(order)))
+    return {
+        "name": data.name,
+        "origin": None if data.origin is None else str(data.origin),
+        "rows": len(data),
+        "test_rows": 0 if data.test is None else len(data.test),
+        "kind": schema.example.name,
+        "example": _example(data),
+        "columns": rows,
+        "notes": list(data.notes),
+    }
+
+
+def describe(data: Data) -> RichTable:
+    """``summary(data)`` as a table for the terminal."""
+    from rich.table import Table as RichTable
+
+    found = summary(data)
+    shown = RichTable(title=f"{found['name']}: {found['rows']} rows, {found['example']}", title_justify="left")
+    for heading in ("column", "type", "values", "missing", "role"):
+        shown.add_column(heading, justify="right" if heading == "missing" else "left", overflow="fold")
+    for row in found["columns"]:
+        gaps = str(row["missing"]) if row["missing"] else ""
+        shown.add_row(*(_safe(text) for text in (row["name"], row["type"], row["values"], gaps, row["role"])))
+    if found["notes"]:
+        shown.caption = _safe("\n".join(found["notes"]))
+        shown.caption_justify = "left"
+    return shown
+
+
+def _safe(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _role(column: Column) -> str:
+    if column.learned:
+        return "learned"
+    return "carried" if column.kind is ColumnKind.CONSTANT else "left out"
+
+
+def _row(column: Column, role: str, missing: dict[str, int]) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "type": column.kind.value,
+        "role": role,
+        "values": _values(column),
+        "levels": len(column.categories) if column.discrete else None,
+        "missing": missing.get(column.name, 0),
+    }
+
+
+def _values(column: Column) -> str:
+    if column.kind is ColumnKind.CONSTANT:
+        return f"always {column.constant}"
+    if column.discrete:
+        more = len(column.categories) - SHOWN
+        return ", ".join(str(level) for level in column.categories[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    if not (math.isfinite(column.lower) and math.isfinite(column.upper)) or column.kind is ColumnKind.IDENTIFIER:
+        return ""
+    if column.kind is ColumnKind.DATE:
+        unit = "D" if column.resolution == 1 else "s"
+        ends = [np.datetime64(round(day * 86_400), "s").astype(f"datetime64[{unit}]") for day in (column.lower, column.upper)]
+        return f"{ends[0]} to {ends[1]}"
+    step = f", in steps of {column.resolution:g}" if column.resolution not in (None, 1.0) else ""
+    return f"{column.lower:.10g} to {column.upper:.10g}{step}"
+
+
+def _example(data: Data) -> str:
+    kind = data.schema.example
+    if isinstance(kind, Vector):
+        return f"vectors of {kind.length} numbers"
+    if isinstance(kind, Image):
+        return f"images of {kind.height}×{kind.width} pixels (height×width), {kind.channels} channels, {kind.levels} levels"
+    if isinstance(kind, Tokens):
+        return f"texts of {kind.length} characters out of {len(kind.vocabulary)}"
+    return f"a table of {len(kind.learned)} learned columns" if isinstance(kind, Table) else kind.name

@@ -1,0 +1,528 @@
+"""The table codec: columns of a pandas, polars or Arrow table to float64 codes and back.
+
+``Column.dtype`` records the type as it came, as parts joined by ``|``: the type's own name first (``int64``, ``Int64``,
+``str``, ``category``, ``object``, polars' ``Utf8`` …), then what else is needed to give the same values back (the level
+type of a category, the Arrow type inside an object column, ``date=YYYY-MM-DD`` or ``number=2`` for dates and numbers that
+came as text, ``nan`` where missing values were NaN). Times are exact to the microsecond, integers up to 2**53.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pushforward.core.errors import DataError
+from pushforward.core.schema import Column, ColumnKind
+
+DAY = 86_400_000_000  # microseconds
+NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+EXACT = 2**53  # the largest integer up to which float64 is exact
+
+
+# ---------------------------------------------------------------------------------------------------------- arrow types
+
+
+def family(kind: pa.DataType) -> str:
+    """What a plain Arrow type holds: 'boolean', 'integer', 'float', 'text', 'date', 'moment', 'null', or '' if none."""
+    types = pa.types
+    tests = {
+        "boolean": types.is_boolean,
+        "integer": types.is_integer,
+        "float": types.is_floating,
+        "text": lambda t: types.is_string(t) or types.is_large_string(t),
+        "date": types.is_date,
+        "moment": types.is_timestamp,
+        "null": types.is_null,
+    }
+    return next((name for name, test in tests.items() if test(kind)), "")
+
+
+def plain(array: pa.Array | pa.ChunkedArray, name: str, place: str = "") -> pa.Array:
+    """``array`` as one of the few types the codec knows, missing values as nulls. Raises DataError for any other type."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+        if isinstance(array, pa.ChunkedArray):  # some versions of pyarrow leave it chunked
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind, types = array.type, pa.types
+    if types.is_string(kind) or str(kind) == "string_view":
+        array = array.cast(pa.large_string())
+    elif types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    elif types.is_float16(kind):
+        array = array.cast(pa.float32())
+    elif types.is_date64(kind):
+        array = array.cast(pa.date32())
+    elif types.is_timestamp(kind) and kind.unit != "us":
+        array = array.cast(pa.timestamp("us", kind.tz), safe=False)
+    elif not family(kind):
+        raise DataError(f"column '{name}' of {place or 'the data'} has type {kind}, which a table cannot learn: drop it")
+    if types.is_floating(array.type) and len(array):
+        nan = pc.is_nan(array)
+        if pc.any(nan).as_py():
+            array = pc.if_else(pc.fill_null(nan, False), pa.scalar(None, array.type), array)
+    return array
+
+
+def arrow_column(values: Any, name: str, place: str = "") -> pa.Array:
+    """A pandas or polars series, an array or a list as a plain Arrow array. Raises DataError where it mixes types."""
+    try:
+        if hasattr(values, "to_arrow"):
+            found = values.to_arrow()
+        else:
+            if hasattr(values, "detach"):
+                values = values.detach().cpu().numpy()
+            found = pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        first: dict[str, int] = {}
+        for row, value in enumerate(list(values)):
+            if value is not None and value == value:
+                first.setdefault(type(value).__name__, row + 1)
+        kinds = ", ".join(f"{kind} first in row {row}" for kind, row in list(first.items())[:3])
+        where = f"column '{name}' of {place or 'the data'}"
+        if len(first) > 1:
+            raise DataError(f"{where} mixes types ({kinds}): convert it to one type, such as text, or drop it") from error
+        raise DataError(f"{where} holds {kinds or 'unknown values'}, which a table cannot learn: drop it") from error
+    return plain(found, name, place)
+
+
+# ---------------------------------------------------------------------------------------------------- types as they came
+
+
+def file_dtype(kind: pa.DataType) -> str:
+    """The pandas type for a column of a file. A trailing ``?`` is settled by whether values are missing."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        levels = file_dtype(kind.value_type).rstrip("?")
+        return f"category|{'ordered' if kind.ordered else 'unordered'}|{levels}"
+    if types.is_integer(kind):
+        return f"{kind}?"
+    if types.is_boolean(kind):
+        return "bool?"
+    if types.is_float16(kind):
+        return "float16"
+    if types.is_floating(kind):
+        return "float32" if types.is_float32(kind) else "float64"
+    if types.is_date(kind):
+        return "object|date32[day]"
+    if types.is_timestamp(kind):
+        return f"datetime64[{kind.unit}{', ' + kind.tz if kind.tz else ''}]"
+    return "float64" if types.is_decimal(kind) else "str"
+
+
+def settle_dtype(dtype: str, missing: bool) -> str:
+    """``dtype`` with a trailing ``?`` replaced by the nullable type where values are missing."""
+    if not dtype.endswith("?"):
+        return dtype
+    base = dtype[:-1]
+    if not missing:
+        return base
+    return "boolean" if base == "bool" else base.replace("uint", "UInt").replace("int", "Int")
+
+
+def pandas_dtype(series: Any, array: pa.Array) -> str:
+    """The type of a pandas series, with what is needed to rebuild it; ``array`` is its Arrow form."""
+    import pandas as pd
+
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return f"category|{'ordered' if dtype.ordered else 'unordered'}|{dtype.categories.dtype}"
+    if isinstance(dtype, pd.StringDtype):
+        return "str" if dtype.na_value is np.nan else f"string[{dtype.storage}]"
+    if isinstance(dtype, pd.ArrowDtype):
+        return f"arrow|{dtype.pyarrow_dtype}"
+    if dtype != np.dtype(object):
+        return str(dtype)
+    gaps = series[series.isna()]
+    flavour = "|nan" if len(gaps) and isinstance(gaps.iloc[0], float) else ""
+    return f"object|{array.type}{flavour}"
+
+
+def polars_dtype(series: Any) -> str:
+    """The type of a polars series, with what is needed to rebuild it."""
+    import polars as pl
+
+    dtype = series.dtype
+    if isinstance(dtype, pl.Datetime):
+        return f"Datetime|{dtype.time_unit}|{dtype.time_zone or ''}"
+    if isinstance(dtype, pl.Categorical):
+        return "Categorical"
+    if isinstance(dtype, pl.Enum):
+        return "Enum"
+    if isinstance(dtype, pl.Decimal):
+        return "Float64"
+    if dtype.is_float() and series.is_nan().any():
+        return f"{dtype}|nan"
+    return str(dtype)
+
+
+# --------------------------------------------------------------------------------------------- dates and numbers as text
+
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:([T ])(\d{2}:\d{2})(:\d{2}(\.\d{1,6})?)?(Z)?)?")
+
+
+def date_format(value: str) -> str | None:
+    """The format of an ISO date or time such as ``YYYY-MM-DDThh:mm:ss.fffZ``, or None."""
+    match = _DATE.fullmatch(value)
+    if not match:
+        return None
+    _, between, minutes, seconds, fraction, zone = match.groups()
+    text = "YYYY-MM-DD" + (f"{between}hh:mm" if minutes else "") + (":ss" if seconds else "")
+    return text + ("." + "f" * (len(fraction) - 1) if fraction else "") + (zone or "")
+
+
+def date_pattern(form: str) -> str:
+    """The regular expression of a format from ``date_format``."""
+    return "^" + re.sub(r"[YMDhmsf]", r"\\d", form.replace(".", r"\.")) + "$"
+
+
+def parse_dates(array: pa.Array) -> pa.Array:
+    """ISO dates and times in text to timestamps in microseconds. Raises pa.ArrowInvalid for anything else."""
+    return pc.cast(pc.replace_substring_regex(array, pattern="Z$", replacement=""), pa.timestamp("us"))
+
+
+def _write_dates(micros: np.ndarray, form: str) -> np.ndarray:
+    digits = form.count("f")
+    step = DAY if "h" not in form else 60_000_000 if "s" not in form else 10 ** (6 - digits)
+    micros = (micros + step // 2) // step * step
+    text = np.datetime_as_string(micros.astype("datetime64[us]"), unit="us")
+    length = len(form.rstrip("Z"))
+    text = text.astype(f"<U{length}")
+    if " " in form:
+        text = np.char.replace(text, "T", " ")
+    return np.char.add(text, "Z") if form.endswith("Z") else text
+
+
+def _write_numbers(values: np.ndarray, form: str) -> list[str]:
+    if form == "int":
+        return [str(int(v)) for v in np.rint(values)]
+    if form.isdigit():
+        return [f"{v:.{form}f}" for v in values.tolist()]
+    return [str(int(v)) if v == int(v) and abs(v) < EXACT else repr(v) for v in values.tolist()]
+
+
+def _part(dtype: str, key: str) -> str | None:
+    return next((part[len(key) + 1 :] for part in dtype.split("|") if part.startswith(key + "=")), None)
+
+
+def _is_text(dtype: str) -> bool:
+    """Whether values of this type are text."""
+    first, *rest = dtype.split("|")
+    if first == "category":
+        return _is_text(rest[-1]) if rest else True
+    if first in ("object", "arrow"):
+        return bool(rest) and "string" in rest[0]
+    return first in ("str", "String", "Utf8", "Categorical", "Enum", "object") or first.startswith("string")
+
+
+def is_text(column: Column) -> bool:
+    """Whether the column's values came as text."""
+    return _is_text(column.dtype)
+
+
+def natural(value: Any) -> Any:
+    """Sort key in which 'x10' comes after 'x9'; values that are no text sort as they are."""
+    if not isinstance(value, str):
+        return value
+    parts = [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", value) if p]
+    return parts, value
+
+
+# ------------------------------------------------------------------------------------------------------------- encoding
+
+
+def _bad(array: pa.Array, at: np.ndarray, first: int, name: str, place: str) -> tuple[str, Any]:
+    row = int(np.argmax(at))
+    return f"column '{name}' of {place or 'the data'}, row {first + row + 1}", array[row].as_py()
+
+
+def _level_codes(column: Column, array: pa.Array, first: int, place: str) -> np.ndarray:
+    levels = pa.array(list(column.categories))
+    if family(levels.type) == "text":
+        levels = levels.cast(pa.large_string())
+        array = array.cast(pa.large_string())
+    elif array.type != levels.type and family(array.type) != "null":
+        wide = pa.float64() if family(levels.type) != "boolean" or family(array.type) != "boolean" else pa.bool_()
+        try:
+            array, levels = array.cast(wide), levels.cast(wide)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            array, levels = array.cast(pa.large_string()), levels.cast(pa.large_string())
+    if family(array.type) == "null":
+        return np.full(len(array), np.nan)
+    codes = pc.index_in(array, value_set=levels)
+    unseen = pc.and_(pc.is_null(codes), pc.is_valid(array))
+    if pc.any(unseen).as_py():
+        where, value = _bad(array, np.asarray(unseen), first, column.name, place)
+        known = ", ".join(map(repr, column.categories[:8])) + (", …" if len(column.categories) > 8 else "")
+        raise DataError(f"{where}: {value!r} was not among the {len(column.categories)} known levels ({known})")
+    return codes.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def number_codes(array: pa.Array, name: str, first: int = 0, place: str = "") -> np.ndarray:
+    """Numbers, booleans, dates (days since 1970) or text that holds numbers as float64; missing values NaN."""
+    kind = family(array.type)
+    if kind == "null":
+        return np.full(len(array), np.nan)
+    if kind == "text":
+        array = pc.utf8_trim_whitespace(array)
+        good = pc.match_substring_regex(array, pattern=NUMBER)
+        if not pc.all(good).as_py() and pc.all(good).is_valid:
+            where, value = _bad(array, ~np.asarray(pc.fill_null(good, True)), first, name, place)
+            raise DataError(f"{where}: {value!r} is not a number")
+        array = pc.cast(pc.replace_substring_regex(array, pattern=r"^\+", replacement=""), pa.float64())
+    if kind in ("date", "moment"):
+        return date_codes(array, name, first, place)
+    codes = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    infinite = np.isinf(codes)
+    if infinite.any():
+        where, value = _bad(array, infinite, first, name, place)
+        raise DataError(f"{where}: {value} is infinite: replace it or leave it missing")
+    return codes
+
+
+def date_codes(array: pa.Array, name: str, first: int = 0, place: str = "") -> np.ndarray:
+    """Dates, times or ISO text as days since 1970, float64; missing values NaN."""
+    kind = family(array.type)
+    if kind == "null":
+        return np.full(len(array), np.nan)
+    if kind == "date":
+        return array.cast(pa.int32()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    if kind == "text":
+        try:
+            array = parse_dates(array)
+        except pa.ArrowInvalid:
+            for row, value in enumerate(array.to_pylist()):
+                try:
+                    parse_dates(pa.array([value], pa.large_string()))
+                except pa.ArrowInvalid:
+                    where = f"column '{name}' of {place or 'the data'}, row {first + row + 1}"
+                    raise DataError(f"{where}: {value!r} is not an ISO date such as 2024-01-31") from None
+    elif kind != "moment":
+        raise DataError(f"column '{name}' of {place or 'the data'} holds {array.type}, not dates")
+    valid = np.asarray(pc.is_valid(array))
+    micros = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    days, rest = np.divmod(micros, DAY)  # days and parts apart, so that the sum is rounded once
+    return np.where(valid, days + rest / DAY, np.nan)
+
+
+def snap(values: np.ndarray, resolution: float | None) -> np.ndarray:
+    """``values`` on the grid of step ``resolution`` = 10**-k: each becomes the float64 nearest to its decimal."""
+    if resolution is None:
+        return values
+    per_unit = round(1 / resolution)
+    return np.rint(values * per_unit) / per_unit
+
+
+def encode_column(column: Column, values: Any, *, first: int = 0, place: str = "", holes: bool = False) -> np.ndarray:
+    """Codes (n,) float64 of one column's ``values`` (an Arrow array, series, array or list).
+
+    ``first`` is the number of rows before these, for messages. A missing value is NaN in a number or date and the code
+    ``len(categories)`` among levels; it must have been seen when the column was typed. With ``holes`` any value may be
+    missing and all missing ones are NaN. Raises DataError with row, column and value.
+    """
+    array = values if isinstance(values, pa.Array) and family(values.type) else arrow_column(values, column.name, place)
+    if column.discrete:
+        codes = _level_codes(column, array, first, place)
+    elif column.kind is ColumnKind.DATE:
+        codes = date_codes(array, column.name, first, place)
+    else:
+        codes = number_codes(array, column.name, first, place)
+        if column.kind is ColumnKind.INTEGER:
+            broken = np.isfinite(codes) & (np.rint(codes) != codes)
+            if broken.any():
+                where, value = _bad(array, broken, first, column.name, place)
+                raise DataError(f"{where}: {value} is not a whole number")
+        else:
+            codes = snap(codes, column.resolution)
+    missing = np.isnan(codes)
+    if holes or not missing.any():
+        return np.array(codes, dtype=np.float64)
+    if not column.missing:
+        where, _ = _bad(array, missing, first, column.name, place)
+        raise DataError(f"{where} is missing, but no value of this column was missing when it was learned")
+    return np.where(missing, float(len(column.categories)), codes) if column.discrete else np.array(codes)
+
+
+def encode(
+    columns: Sequence[Column],
+    batch: Mapping[str, pa.Array] | pa.RecordBatch | pa.Table,
+    *,
+    first: int = 0,
+    place: str = "",
+    holes: bool = False,
+) -> np.ndarray:
+    """Codes (n, len(columns)) float64 of the rows in ``batch``. Raises DataError with row, column and value."""
+    arrays = [plain(batch[c.name], c.name, place) for c in columns]
+    rows = len(arrays[0]) if arrays else len(batch)
+    out = np.empty((rows, len(columns)))
+    for i, (column, array) in enumerate(zip(columns, arrays, strict=True)):
+        out[:, i] = encode_column(column, array, first=first, place=place, holes=holes)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- decoding
+
+
+def _canonical(column: Column, codes: np.ndarray) -> pa.Array:
+    """Codes as an Arrow array in the column's own terms, before the container's types."""
+    codes = np.asarray(codes, dtype=np.float64)
+    missing = np.isnan(codes)
+    if column.discrete:
+        index = np.rint(np.where(missing, 0, codes)).astype(np.int64)
+        missing = missing | ((index >= len(column.categories)) & column.missing)
+        index = np.clip(index, 0, max(len(column.categories) - 1, 0))
+        return pa.array(list(column.categories)).take(pa.array(index, mask=missing))
+    values = np.where(missing, 0.0, codes)
+    form = _part(column.dtype, "date")
+    if form or column.kind is ColumnKind.DATE:
+        if column.resolution == 1:
+            values = np.rint(values)
+        days = np.floor(values)
+        micros = days.astype(np.int64) * DAY + np.rint((values - days) * DAY).astype(np.int64)
+        if form:
+            return pa.array(_write_dates(micros, form).astype(object), mask=missing, type=pa.large_string())
+        return pa.array(micros, mask=missing).cast(pa.timestamp("us"))
+    if column.kind in (ColumnKind.INTEGER, ColumnKind.IDENTIFIER):
+        values = np.rint(values)
+    else:
+        values = snap(values, column.resolution)
+    form = _part(column.dtype, "number")
+    if form:
+        return pa.array(np.array(_write_numbers(values, form), dtype=object), mask=missing, type=pa.large_string())
+    return pa.array(values, mask=missing)
+
+
+def _clip(values: np.ndarray, name: str) -> np.ndarray:
+    """Whole numbers within the range of the integer type ``name``."""
+    limits = np.iinfo(np.dtype(name))
+    return np.clip(np.rint(values), float(limits.min), float(min(limits.max, EXACT))).astype(name)
+
+
+def _pandas(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
+    """A pandas series of type ``dtype`` from an Arrow array."""
+    import pandas as pd
+
+    base, *parts = dtype.split("|")
+    missing = np.asarray(pc.is_null(array))
+    kind = family(array.type)
+    if base == "category":
+        inner = _pandas(array, parts[1])
+        levels = _pandas(pa.array(list(categories)), parts[1]) if len(categories) else inner.dropna().unique()
+        return inner.astype(pd.CategoricalDtype(pd.Index(levels), ordered=parts[0] == "ordered"))
+    if base == "arrow":
+        try:
+            return pd.Series(array.to_pandas()).astype(f"{parts[0]}[pyarrow]")
+        except (TypeError, ValueError, pa.ArrowInvalid):
+            return pd.Series(array.to_pandas())
+    if base.startswith("datetime64"):
+        if kind == "text":
+            array = parse_dates(array)
+        unit, _, zone = base[11:-1].partition(", ")
+        moments = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        moments = np.where(missing, np.datetime64("NaT"), moments).astype(f"datetime64[{unit}]")
+        series = pd.Series(moments)
+        return series.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else series
+    if base == "object":
+        inner = parts[0] if parts else "string"
+        if inner.startswith("date"):
+            array = (parse_dates(array) if kind == "text" else array).cast(pa.date32(), safe=False)
+        elif inner.startswith(("int", "uint")) and kind != "text":
+            array = array.cast(pa.int64(), safe=False)
+        elif inner == "bool":
+            array = array.cast(pa.bool_())
+        out = pd.Series(array.to_pylist(), dtype=object)
+        return out.where(~missing, np.nan) if "nan" in parts else out
+    if kind == "text":
+        if base == "str" or base.startswith("string"):
+            return pd.Series(array.to_numpy(zero_copy_only=False), dtype=base)
+        array = parse_dates(array) if base == "Date" else array.cast(pa.float64())
+    if base == "str" or base.startswith("string"):
+        return pd.Series(array.cast(pa.large_string()).to_numpy(zero_copy_only=False), dtype=base)
+    filled = array.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
+    if base in ("boolean", "bool"):
+        truth = np.rint(filled) != 0
+        return pd.Series(pd.arrays.BooleanArray(truth, missing)) if base == "boolean" or missing.any() else pd.Series(truth)
+    if base[:3] in ("Int", "UIn") or (base[:3] in ("int", "uin") and missing.any()):
+        return pd.Series(pd.arrays.IntegerArray(_clip(filled, base.lower()), missing))
+    if base[:3] in ("int", "uin"):
+        return pd.Series(_clip(filled, base))
+    if base in ("Float32", "Float64"):
+        return pd.Series(pd.arrays.FloatingArray(filled.astype(base.lower()), missing))
+    return pd.Series(np.where(missing, np.nan, filled).astype(base if base.startswith("float") else "float64"))
+
+
+def _polars(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
+    """A polars series of type ``dtype`` from an Arrow array."""
+    import polars as pl
+
+    base, *parts = dtype.split("|")
+    series = pl.Series(pl.from_arrow(array))
+    if base == "Enum":
+        return series.cast(pl.Enum(list(categories))) if len(categories) else series.cast(pl.String)
+    if base in ("Date", "Datetime") and family(array.type) == "text":
+        series = pl.Series(pl.from_arrow(parse_dates(array)))
+    if base == "Datetime":
+        series = series.cast(pl.Datetime(parts[0]))  # type: ignore[arg-type]
+        return series.dt.replace_time_zone("UTC").dt.convert_time_zone(parts[1]) if parts[1] else series
+    if base in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"):
+        limits = np.iinfo(np.dtype(base.lower()))
+        series = series.cast(pl.Float64).round().clip(float(limits.min), float(min(limits.max, EXACT)))
+    if base == "Boolean" and series.dtype != pl.Boolean:
+        series = series != 0
+    series = series.cast(getattr(pl, base, pl.Float64))
+    return series.fill_null(float("nan")) if "nan" in parts else series
+
+
+def _identifiers(column: Column, n: int) -> tuple[pa.Array, str]:
+    """``n`` new identifiers above the largest seen, and the type that holds them."""
+    start = int(column.upper) + 1 if np.isfinite(column.upper) else 1
+    numbers = np.arange(start, start + n)
+    dtype = column.dtype
+    if _is_text(dtype):
+        dtype = "String" if dtype == "Enum" else dtype
+        return pa.array([f"{column.name}-{i}" for i in numbers.tolist()], pa.large_string()), dtype
+    base = dtype.split("|")[0]
+    if base.startswith(("datetime", "Date")) or "date32" in dtype:
+        return pa.array(numbers * DAY).cast(pa.timestamp("us")), dtype
+    if re.fullmatch(r"[uU]?[iI]nt\d+", base) and n and numbers[-1] > np.iinfo(np.dtype(base.lower())).max:
+        dtype = "Int64" if base[0] in "IU" else "int64"  # a narrow type that has no room above the largest seen
+    return pa.array(numbers.astype(np.float64)), dtype
+
+
+def decode_column(column: Column, codes: Any, container: str = "pandas") -> Any:
+    """The series ('pandas' or 'polars') that codes (n,) stand for, in the type the column came in.
+
+    For a constant or an identifier only the number of codes counts.
+    """
+    codes = np.asarray(codes, dtype=np.float64)
+    dtype, categories = column.dtype or "float64", column.categories
+    if column.kind is ColumnKind.IDENTIFIER:
+        array, dtype = _identifiers(column, len(codes))
+        categories = ()
+    elif column.kind is ColumnKind.CONSTANT:
+        array = pa.array([column.constant] * len(codes))
+    else:
+        array = _canonical(column, codes)
+    series = (_polars if container == "polars" else _pandas)(array, dtype, categories)
+    return series.alias(column.name) if container == "polars" else series.rename(column.name)
+
+
+def decode(columns: Sequence[Column], codes: Mapping[str, Any], rows: int, container: str = "pandas") -> Any:
+    """A DataFrame of ``rows`` rows from codes {name: (rows,)}; identifiers and constants need no codes."""
+    blank = np.zeros(rows)
+    series = {c.name: decode_column(c, codes[c.name] if c.learned else blank, container) for c in columns}
+    if container == "polars":
+        import polars as pl
+
+        return pl.DataFrame(list(series.values()))
+    import pandas as pd
+
+    return pd.DataFrame(series, index=pd.RangeIndex(rows))

@@ -1,0 +1,96 @@
+"""Devices and processes, by accelerate; the only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from pushforward.core.errors import RecipeError
+from pushforward.core.model import Model
+
+
+class Processes:
+    """What one process knows of all of them: its rank, its device, and how to add up over them."""
+
+    def __init__(self, device: str | None = None, precision: str = "float32") -> None:
+        try:
+            cpu = device is not None and torch.device(device).type == "cpu"
+        except RuntimeError as error:
+            raise RecipeError(f"no device is called '{device}': use cpu, cuda, cuda:0 or mps") from error
+        if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise RecipeError(f"device '{device}' was asked for, and this machine has no CUDA device")
+        cpu = cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            # a turn trains some of the parameters only
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = torch.device(device) if device and self.world == 1 else self.accelerator.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def prepare(self, model: Model) -> nn.Module:
+        """``model`` on its device, wrapped for data-parallel training where there are several processes."""
+        model.to(self.device)
+        if self.world == 1 or not any(p.requires_grad for p in model.parameters()):
+            return model
+        return self.accelerator.prepare_model(model)
+
+    def autocast(self) -> Any:
+        """The context in which losses are computed."""
+        return self.accelerator.autocast()
+
+    def accumulating(self, module: nn.Module, on: bool) -> Any:
+        """Gradients are not synchronised inside."""
+        return self.accelerator.no_sync(module) if on and self.world > 1 else contextlib.nullcontext()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Summed over processes."""
+        return self.accelerator.reduce(value, "sum") if self.world > 1 else value
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self.accelerator.wait_for_everyone()
+
+
+def world() -> tuple[int, int]:
+    """Rank and number of processes as the launcher told the environment."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def resolve_precision(asked: str, model: Model, device: str | None) -> str:
+    """float32 or bf16: ``auto`` takes bf16 where the model has convolutions and the hardware multiplies bf16 natively."""
+    if asked != "auto":
+        return asked
+    if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        return "float32"
+    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
+    if kind == "cpu":
+        # bit of AVX-512-BF16 or AMX: without them bf16 is emulated and slow
+        has = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bf16" if has() else "float32"
+    return "float32"
+
+
+@contextlib.contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Global random states seeded inside and restored after, so that a caller's own numbers do not change."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,395 @@
+"""A fitted model that speaks the user's types: raw in, raw out.
+
+Every verb works in chunks, so memory stays flat, and every random number belongs to its row, so the same seed gives the same rows
+whatever the chunks, before and after save and load.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pushforward.catalog import FAMILIES, Family, family
+from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
+from pushforward.core.model import Completes, Encodes, Model, Predicts, Samples, Scores
+from pushforward.core.random import Draws, mix
+from pushforward.core.schema import Image, Schema, Table, Vector, from_json, to_json
+from pushforward.data.dataset import Data, Rows
+from pushforward.fitting.files import read_json, read_tensors, write_arrays, write_json, write_tensors
+from pushforward.fitting.progress import Progress
+from pushforward.fitting.trainer import place
+from pushforward.metrics.likelihood import log_mean_exp
+
+VERSION = 1
+_SAMPLING, _SCORING, _COMPLETING, _WHO = 0x5A, 0x5C, 0xC0, 0x3D
+
+
+@dataclass(frozen=True)
+class Scored:
+    """log p of each row in nats (N,), its standard error where it is an estimate (NaN where unknown), and the density's kind."""
+
+    log_prob: np.ndarray
+    standard_error: np.ndarray
+    kind: str
+    dims: int
+
+    @property
+    def bits_per_dim(self) -> np.ndarray:
+        """−log₂ p per number of the example, (N,)."""
+        return -self.log_prob / (self.dims * np.log(2))
+
+
+@dataclass
+class Fitted:
+    """A trained ``model`` of ``family`` with its ``schema``. ``recipe`` is what recipe.json holds; ``preview`` some training rows."""
+
+    model: Model
+    family: Family
+    schema: Schema
+    recipe: dict[str, Any]
+    preview: Rows | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    raw: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def density_kind(self) -> str | None:
+        """exact, ode or lower_bound; None without a density."""
+        return self.model.density_kind if isinstance(self.model, Scores) else None
+
+    def _able(self, verb: str, capability: type) -> None:
+        if not isinstance(self.model, capability):
+            able = [f.name for f in FAMILIES.values() if verb in f.verbs and self.schema.example.name in f.kinds]
+            raise Unsupported(f"{self.family.name} cannot {verb}; {', '.join(able) or 'no family of this kind of data'} can")
+
+    def _chunk(self, chunk: int | None, cost: int = 1) -> int:
+        if chunk is not None and chunk < 1:
+            raise RecipeError(f"chunk must be at least 1, found {chunk}")
+        return chunk or max(1, min(1024, 1_000_000 // (cost * self.schema.example.size)))
+
+    @torch.no_grad()
+    def _each(
+        self, title: str, data: Data, run: Callable[[Tensor, dict[str, Tensor] | None, int, int], Tensor], chunk: int
+    ) -> Tensor:
+        """``run``(x, condition, start, stop) over chunks of ``data``, joined on the CPU."""
+        parts = []
+        with Progress(title) as progress:
+            for start in range(0, len(data), chunk):
+                stop = min(start + chunk, len(data))
+                rows = data.rows(slice(start, stop))
+                condition = {c.name: place(rows.columns[c.name], self.device) for c in self.schema.conditions}
+                parts.append(run(place(rows.x, self.device), condition or None, start, stop).cpu())
+                progress.update(stop / len(data))
+        if not parts:
+            raise DataError(f"{data.name} has no rows")
+        return torch.cat(parts)
+
+    def open(self, data: Any, *, holes: bool = False, need_target: bool = False) -> Data:
+        """New data under this model's schema. Raises DataError where it does not fit."""
+        from pushforward.data.sources import open_like
+
+        return open_like(data, self.schema, holes=holes, need_target=need_target)
+
+    # sample
+
+    def conditions(self, condition: Mapping[str, Any] | None, n: int, seed: int) -> dict[str, Tensor] | None:
+        """Codes {name: (n,)} of conditions in the user's terms, each a value or ``n`` of them; where none are given, those of
+        training rows drawn at random."""
+        columns = self.schema.conditions
+        if not columns:
+            if condition:
+                raise Unsupported(f"this model was fitted without conditions, found {sorted(condition)}: fit with condition=")
+            return None
+        if condition is None:
+            if self.preview is None:
+                return None
+            at = Draws(mix(seed, _WHO), 0, n).integers(len(self.preview.x)) if n else torch.zeros(0, dtype=torch.long)
+            return {c.name: self.preview.columns[c.name][at] for c in columns}
+        from pushforward.data.tables import encode_column
+
+        names = [c.name for c in columns]
+        for name in condition:
+            if name not in names:
+                raise DataError(f"there is no condition '{name}': {did_you_mean(name, names)}")
+        lacking = [name for name in names if name not in condition]
+        if lacking:
+            raise DataError(f"the condition lacks {', '.join(lacking)}: give {', '.join(names)}")
+        codes = {}
+        for column in columns:
+            values = condition[column.name]
+            single = isinstance(values, (str, bytes)) or not hasattr(values, "__len__")
+            listed = [values] * n if single else values
+            if len(listed) != n:
+                raise DataError(f"condition '{column.name}' has {len(listed)} values for {n} samples: give one or {n}")
+            codes[column.name] = torch.from_numpy(np.asarray(encode_column(column, _as_category(column, listed), place="condition")))
+        return codes
+
+    def sample_rows(
+        self, n: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0, chunk: int | None = None, **options: Any
+    ) -> Rows:
+        """As ``sample``, as codes."""
+        self._able("sample", Samples)
+        assert isinstance(self.model, Samples)
+        if n < 1:
+            raise RecipeError(f"the number of samples must be at least 1, found {n}")
+        self._check_options(self.model.sample, options)
+        codes = self.conditions(condition, n, seed)
+        size, parts = self._chunk(chunk), []
+        with Progress("sample") as progress, torch.no_grad():
+            for start in range(0, n, size):
+                stop = min(start + size, n)
+                draws = Draws(mix(seed, _SAMPLING), start, stop, n, self.device)
+                given = {name: place(c[start:stop], self.device) for name, c in codes.items()} if codes else None
+                parts.append(self.model.sample(stop - start, given, draws, **options).cpu())
+                progress.update(stop / n)
+        return Rows(torch.cat(parts), codes or {})
+
+    def _check_options(self, verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        known = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for name, value in options.items():
+            if name not in known:
+                hint = did_you_mean(name, known) if known else "it has none"
+                raise RecipeError(f"{self.family.name} has no sampling option '{name}': {hint}")
+            if name == "steps" and value is not None and value < 1:
+                raise RecipeError(f"steps must be at least 1, found {value}")
+
+    def sample(
+        self, n: int = 1, *, condition: Mapping[str, Any] | None = None, seed: int = 0, chunk: int | None = None, **options: Any
+    ) -> Any:
+        """``n`` new examples in the user's type.
+
+        ``condition`` {name: value or n values}. ``options`` are the family's: temperature, or guidance, steps and method.
+        Raises Unsupported where the family cannot sample.
+        """
+        rows = self.sample_rows(n, condition=condition, seed=seed, chunk=chunk, **options)
+        return self.decode(rows)
+
+    def decode(self, rows: Rows) -> Any:
+        """Codes in the user's types."""
+        from pushforward.data.sources import decode
+
+        return decode(self.schema, rows.x, rows.columns)
+
+    # score
+
+    def score(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> Scored:
+        """log p of each row with its standard error and kind.
+
+        ``samples`` K draws sharpen a lower bound to log (1/K) Σ w_k (Burda et al. 2015, arXiv:1509.00519), or average an estimate.
+        """
+        self._able("score", Scores)
+        model = self.model
+        assert isinstance(model, Scores)
+        if samples < 1:
+            raise RecipeError(f"samples must be at least 1, found {samples}")
+        opened = self.open(data)
+        dims = self.schema.example.size
+        repeats = samples if model.random else 1
+
+        def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
+            draws = Draws(mix(seed, _SCORING), start, stop, len(opened), self.device)
+            return torch.stack([model.log_prob(x, condition, draws.fork(k)).double() for k in range(repeats)], 1)
+
+        weights = self._each("score", opened, run, self._chunk(chunk, 4)).numpy()
+        if repeats > 1 and model.weights_are_exact:
+            value, error = log_mean_exp(weights.T)
+        else:
+            value = weights.mean(1)
+            spread = weights.std(1, ddof=1) / np.sqrt(repeats) if repeats > 1 else np.full(len(value), np.nan)
+            error = spread if model.random else np.zeros(len(value))
+        return Scored(value, error, model.density_kind, dims)
+
+    def log_prob(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> np.ndarray:
+        """log p(x) of each row in nats, in the units of the data, (N,); ``density_kind`` says what it is."""
+        return self.score(data, samples=samples, seed=seed, chunk=chunk).log_prob
+
+    # encode, complete, predict
+
+    def encode(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
+        """Representations, (N, D)."""
+        self._able("encode", Encodes)
+        model = self.model
+        assert isinstance(model, Encodes)
+        return self._each("encode", self.open(data), lambda x, c, a, b: model.encode(x, c), self._chunk(chunk, 4)).numpy()
+
+    def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None) -> Any:
+        """``data`` with what is missing drawn from p(missing | observed).
+
+        In tables missing values are filled; in arrays NaN are; for anything else ``observed``, a boolean array of the data's
+        shape, says what is there.
+        """
+        self._able("complete", Completes)
+        model = self.model
+        assert isinstance(model, Completes)
+        opened, known = self._open_with_gaps(data, observed)
+
+        def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
+            draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
+            seen = known[start:stop].to(self.device)
+            return model.complete(x, seen, condition, draws).to(x.dtype)
+
+        filled = self._each("complete", opened, run, self._chunk(chunk, 2))
+        rows = opened.rows()
+        return self.decode(Rows(filled, rows.columns))
+
+    def _open_with_gaps(self, data: Any, observed: Any) -> tuple[Data, Tensor]:
+        kind = self.schema.example
+        if observed is None and not isinstance(kind, (Table, Vector)):
+            raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
+        opened = self.open(data, holes=True)
+        x = opened.rows().x
+        if observed is None:
+            return opened, ~x.isnan()
+        known = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
+        if isinstance(kind, Image) and known.shape == (len(x), kind.height, kind.width):
+            known = known[:, None].expand(x.shape)
+        elif isinstance(kind, Image) and known.dim() == 4 and known.shape[-1] == kind.channels:
+            known = known.permute(0, 3, 1, 2)
+        if known.shape != x.shape:
+            raise DataError(f"observed has shape {tuple(known.shape)}: expected that of the data, {tuple(x.shape)}")
+        if x.is_floating_point():
+            known = known & ~x.isnan()
+        return opened, known
+
+    def predict_proba(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
+        """Class probabilities (N, K) in the order of ``classes``."""
+        self._able("predict", Predicts)
+        model = self.model
+        assert isinstance(model, Predicts)
+        return self._each("predict", self.open(data), lambda x, c, a, b: model.predict(x, c), self._chunk(chunk, 4)).numpy()
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The target's categories."""
+        return self.schema.target.categories if self.schema.target is not None else ()
+
+    def predict(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
+        """The most probable category of each row, (N,)."""
+        best = self.predict_proba(data, chunk=chunk).argmax(1)
+        categories = list(self.classes) + ([None] if self.schema.target is not None and self.schema.target.missing else [])
+        values = np.empty(len(categories), dtype=object)
+        values[:] = categories
+        picked = values[best]
+        return np.array(picked.tolist()) if None not in categories else picked
+
+    # save
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the run folder ``path``: recipe.json, model.safetensors, raw.safetensors, preview.npz.
+
+        Raises PushforwardError where it exists already and ``force`` is not given.
+        """
+        run = Path(path)
+        if not force and (run / "recipe.json").exists():
+            raise PushforwardError(f"{run} exists already: choose another folder, or overwrite it with force=True (--force)")
+        self.write(run)
+        return run
+
+    def write(self, run: Path) -> None:
+        """Write the files of the run; recipe.json last, so that a folder with one is whole."""
+        write_tensors(run / "model.safetensors", self.model.state_dict())
+        if self.raw:
+            write_tensors(run / "raw.safetensors", self.raw)
+        if self.preview is not None:
+            write_rows(run / "preview.npz", self.preview)
+        write_json(run / "recipe.json", self.recipe)
+
+
+def _as_category(column: Any, values: Any) -> Any:
+    """Text from a command line as the type of the column's categories."""
+    kinds = {type(c) for c in column.categories}
+    if kinds == {int} and all(isinstance(v, str) for v in values):
+        try:
+            return [int(v) for v in values]
+        except ValueError:
+            return values
+    if not column.discrete and all(isinstance(v, str) for v in values):
+        try:
+            return [float(v) for v in values]
+        except ValueError:
+            return values
+    return values
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Codes as an .npz: x, and column/NAME for each column."""
+    write_arrays(path, {"x": rows.x.numpy()} | {f"column/{n}": c.numpy() for n, c in rows.columns.items()})
+
+
+def read_rows(path: Path) -> Rows:
+    """What ``write_rows`` wrote. Raises CheckpointError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {n[len("column/") :]: torch.from_numpy(arrays[n]) for n in arrays.files if n.startswith("column/")}
+            return Rows(torch.from_numpy(arrays["x"]), columns)
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged ({error}): fit again") from error
+
+
+def make_recipe(fam: Family, config: Any, schema: Schema, **rest: Any) -> dict[str, Any]:
+    """All that is needed to build the model again, as plain JSON."""
+    from dataclasses import asdict
+
+    return {"version": VERSION, "family": fam.name, "options": asdict(config), "schema": to_json(schema), **rest}
+
+
+def build(recipe: Mapping[str, Any], where: str = "recipe.json") -> tuple[Model, Family, Schema]:
+    """The untrained model of a recipe. Raises CheckpointError or RecipeError where it cannot be built."""
+    if not isinstance(recipe, dict) or not {"family", "schema", "version"} <= set(recipe):
+        raise CheckpointError(f"{where} is no recipe: it lacks {sorted({'family', 'schema', 'version'} - set(recipe or {}))}")
+    if not isinstance(recipe["version"], int) or recipe["version"] > VERSION:
+        raise CheckpointError(f"{where} is of version {recipe['version']}, this pushforward reads up to {VERSION}: upgrade it")
+    fam = family(recipe["family"])
+    schema = from_json(recipe["schema"])
+    return fam.build(schema, fam.configure(recipe.get("options", {}))), fam, schema
+
+
+def load(path: str | Path, *, device: str | None = None) -> Fitted:
+    """The model in the run folder ``path``. Raises CheckpointError where it is missing, damaged, unsafe or newer."""
+    run = Path(path)
+    if not run.is_dir():
+        raise CheckpointError(f"{run} is no run folder: give the folder that fit wrote (--out)")
+    recipe = read_json(run / "recipe.json")
+    model, fam, schema = build(recipe, str(run / "recipe.json"))
+    if not (run / "model.safetensors").exists() and (run / "checkpoints").exists():
+        raise CheckpointError(f"{run} is not finished: go on with the same fit command and --resume")
+    tensors = read_tensors(run / "model.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{run / 'model.safetensors'} does not fit recipe.json ({reason}): one of them was edited") from error
+    if device is not None:
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise RecipeError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+    preview = read_rows(run / "preview.npz") if (run / "preview.npz").exists() else None
+    return Fitted(model, fam, schema, recipe, preview, _history(run / "metrics.jsonl"))
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    import json
+
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines

@@ -1,0 +1,72 @@
+"""What happened while a model was trained, kept in memory and in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.fitting.files import whole
+
+
+@dataclass(frozen=True)
+class Record:
+    """One validation. ``train`` and ``validation`` are mean losses, or ``criterion`` says what validation is instead."""
+
+    step: int
+    epoch: float = 0.0
+    seconds: float = 0.0
+    train: float | None = None
+    validation: float | None = None
+    learning_rate: float | None = None
+    examples_per_second: float | None = None
+    criterion: str = "loss"
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+class History:
+    """Records in order; with a ``run`` folder each one is a line of metrics.jsonl as soon as it is there."""
+
+    def __init__(self, run: Path | None = None) -> None:
+        self.records: list[Record] = []
+        self.raw: dict[str, Tensor] = {}
+        self.lines: list[dict[str, Any]] = []
+        self.path = run / "metrics.jsonl" if run is not None else None
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        self._write(asdict(record))
+
+    def event(self, kind: str, step: int, message: str) -> None:
+        """Something worth telling, such as a rollback."""
+        self._write({"event": kind, "step": step, "message": message})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a field."""
+        return getattr(self.records[-1], name) if self.records else None
+
+    def rewind(self, step: int) -> None:
+        """Take up the records of an interrupted run up to ``step`` and drop those after it."""
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # the run was killed in the middle of a line
+                continue
+            if line.get("step", 0) <= step:
+                kept.append(line)
+        with whole(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.lines = kept
+        self.records = [Record(**line) for line in kept if "event" not in line]

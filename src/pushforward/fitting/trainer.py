@@ -1,0 +1,540 @@
+"""The one trainer: gradients in turns, or additive statistics; every random number a function of (seed, step).
+
+Batch b of a run is rows b·B … (b+1)·B − 1 of the endless sequence of epochs, each shuffled by (seed, epoch); its noise belongs to its
+rows (core/random). Nothing depends on how rows are dealt to processes, nor on where a run was interrupted: a resumed run ends
+with the same bits, and several processes train as one.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pushforward.core.errors import Interrupted, RecipeError, TrainingDiverged
+from pushforward.core.gather import alone
+from pushforward.core.model import Batch, FitsDirectly, Model, Samples, Turn
+from pushforward.core.random import Draws, mix
+from pushforward.core.schema import Schema
+from pushforward.data.dataset import Data, Rows
+from pushforward.fitting import checkpoint
+from pushforward.fitting.distributed import Processes
+from pushforward.fitting.history import History, Record
+from pushforward.fitting.options import Training
+from pushforward.fitting.progress import Progress
+
+Callback = Callable[[Record], Any]
+_ORDER, _NOISE, _HELD, _EM = 0x0DE4, 0x401E, 0xE1D, 0xE34  # streams of the seed
+_VALIDATE = 2048  # rows of the validation set that are looked at
+_CHUNK = 512
+_ROLLBACKS = 5
+
+
+@dataclass
+class Job:
+    """What is trained on what."""
+
+    model: Model
+    train: Data
+    validation: Data
+    training: Training
+    processes: Processes
+    run: Path | None = None
+    resume: bool = False
+    callback: Callback | None = None
+    progress: Progress = field(default_factory=lambda: Progress("fit", quiet=True))
+    how_to_go_on: str = "resume=True"
+
+
+def train(job: Job) -> History:
+    """Fit ``job.model`` in place; it ends with the averaged weights of the best validation. Raises TrainingDiverged, Interrupted."""
+    history = History(job.run if job.processes.main else None)
+    if isinstance(job.model, FitsDirectly):
+        DirectFit(job, history).go()
+    elif any(True for _ in job.model.parameters()):
+        GradientFit(job, history).go()
+    else:
+        history.add(Record(step=0, validation=validation_loss(job.model, job.validation, job.training.seed, job.processes.device)))
+    return history
+
+
+def to_batch(rows: Rows, schema: Schema, draws: Draws, device: torch.device) -> Batch:
+    """Rows of data as a batch on ``device``."""
+    columns = {name: place(values, device) for name, values in rows.columns.items()}
+    condition = {c.name: columns[c.name] for c in schema.conditions}
+    target = columns.get(schema.target.name) if schema.target is not None else None
+    return Batch(place(rows.x, device), draws, condition, target)
+
+
+def place(codes: Tensor, device: torch.device) -> Tensor:
+    """Codes on ``device``; where it knows no float64 (MPS), as float32."""
+    if device.type == "mps" and codes.dtype == torch.float64:
+        codes = codes.float()
+    return codes.to(device, non_blocking=True)
+
+
+@contextmanager
+def watching_for_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed; a second one interrupts at once."""
+    pressed = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@torch.no_grad()
+def validation_loss(model: Model, data: Data, seed: int, device: torch.device) -> float:
+    """Mean loss of the last turn on up to 2048 rows with the same noise and stratified times every time."""
+    turn, held = model.turns[-1].name, mix(seed, _HELD)
+    count = min(len(data), _VALIDATE)
+    total = 0.0
+    was = model.training
+    model.eval()
+    with alone():
+        for start in range(0, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            draws = Draws(held, start, stop, count, device)
+            batch = to_batch(data.rows(slice(start, stop)), model.schema, draws, device)
+            total += float(model(batch, turn)["loss"].sum())
+    model.train(was)
+    return total / count
+
+
+@torch.no_grad()
+def sample_distance(model: Model, data: Data, seed: int, device: torch.device) -> float:
+    """Sliced Wasserstein distance between samples and validation rows, in standard deviations of the latter."""
+    from pushforward.metrics.distances import sliced_wasserstein
+
+    assert isinstance(model, Samples)
+    count = min(len(data), 1024)
+    draws = Draws(mix(seed, _HELD), 0, count, count, device)
+    batch = to_batch(data.rows(slice(0, count)), model.schema, draws, device)
+    was = model.training
+    model.eval()
+    fake = model.sample(count, dict(batch.condition) or None, draws)
+    model.train(was)
+    real = batch.x.flatten(1).double().cpu()
+    mean, std = real.nanmean(0).nan_to_num(), (real - real.nanmean(0)).square().nanmean(0).sqrt().nan_to_num().clamp(min=1e-3)
+    scaled = [((x.flatten(1).double().cpu() - mean) / std).nan_to_num(0, 10, -10) for x in (real, fake)]
+    return float(sliced_wasserstein(*scaled, projections=64, seed=seed).value)
+
+
+class _Fit:
+    """What both ways of fitting share: the clock, the records, the checkpoints, the best state."""
+
+    def __init__(self, job: Job, history: History) -> None:
+        self.job, self.history, self.model = job, history, job.model
+        self.training, self.processes = job.training, job.processes
+        self.device = job.processes.device
+        self.step, self.spent, self.best, self.stale, self.rollbacks = 0, 0.0, math.inf, 0, 0
+        self.best_state: dict[str, Tensor] = {}
+        self._began = time.monotonic()
+        self._saved = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time trained, earlier sittings included."""
+        return self.spent + time.monotonic() - self._began
+
+    def done(self) -> float:
+        """Share of the budget that is used, in [0, 1]."""
+        if self.training.minutes is None:
+            return self.step / max(1, self.training.steps or 1)
+        share = torch.tensor(self.seconds() / (60 * self.training.minutes), dtype=torch.float64)
+        # all processes must agree on when to stop
+        return min(1.0, float(self.processes.sum(share.to(torch.float32).to(self.device))) / self.processes.world)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything tensor-like that a checkpoint needs."""
+        return {f"model/{n}": t for n, t in self.model.state_dict().items()} | {f"best/{n}": t for n, t in self.best_state.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything else."""
+        return {
+            "seconds": self.seconds(),
+            "best": self.best if math.isfinite(self.best) else None,
+            "stale": self.stale,
+            "rollbacks": self.rollbacks,
+        }
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        path = checkpoint.latest(self.job.run) if self.job.run is not None and self.job.resume else None
+        if path is None:
+            return
+        tensors, state = checkpoint.load(path)
+        self.adopt(tensors, state)
+        self.history.rewind(self.step)
+
+    def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take over what ``tensors`` and ``state`` gave to a checkpoint."""
+        self.step, self.spent = state["step"], state["seconds"]
+        self.best = state["best"] if state["best"] is not None else math.inf
+        self.stale, self.rollbacks = state["stale"], state["rollbacks"]
+        self.model.load_state_dict(_under(tensors, "model"))
+        self.best_state = {n: t.to(self.device) for n, t in _under(tensors, "best").items()}
+
+    def save(self, now: bool = False) -> None:
+        """A checkpoint, if it is time."""
+        if self.job.run is None or not (now or time.monotonic() - self._saved >= self.training.save_every):
+            return
+        if self.processes.main:
+            checkpoint.save(self.job.run, self.step, self.tensors(), self.state())
+        self._saved = time.monotonic()
+
+    def stop_here(self) -> None:
+        """Ctrl-C: save and say how to go on."""
+        self.save(now=True)
+        where = f"step {self.step}"
+        if self.job.run is None:
+            raise Interrupted(f"stopped at {where}; nothing was kept, since no run folder was given (out=)")
+        raise Interrupted(f"stopped at {where}, saved in {self.job.run}; go on with: {self.job.how_to_go_on}")
+
+    def judge(self, value: float, state: Callable[[], dict[str, Tensor]]) -> bool:
+        """Keep the best state; true when patience has run out."""
+        if value < self.best - 1e-9 * abs(value):
+            self.best, self.stale, self.best_state = value, 0, state()
+        else:
+            self.stale += 1
+        return self.training.patience > 0 and self.stale >= self.training.patience
+
+    def tell(self, record: Record) -> bool:
+        """Write the record and ask the callback; true when it wants to stop."""
+        self.history.add(record)
+        return self.job.callback is not None and self.job.callback(record) is False
+
+
+class GradientFit(_Fit):
+    """Optimiser steps in turns (Loshchilov & Hutter 2017, arXiv:1711.05101, for the decoupled decay)."""
+
+    def __init__(self, job: Job, history: History) -> None:
+        super().__init__(job, history)
+        model, training, world = self.model, self.training, self.processes.world
+        assert training.batch_size is not None
+        if training.batch_size % world:
+            raise RecipeError(f"batch_size {training.batch_size} cannot be shared by {world} processes: use a multiple of {world}")
+        self.local = training.batch_size // world
+        self.wrapped = self.processes.prepare(model)
+        self.named = list(model.named_parameters())
+        self.parameters = [p for _, p in self.named]
+        self.average = [p.detach().clone() for p in self.parameters] if training.average else []
+        self.optimisers = {turn.name: self._optimiser(turn) for turn in model.turns}
+        self.batches = 0
+        self.slower = 1.0
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._terms: dict[str, Tensor] = {}
+        self._loss_count = 0
+        self._mark = (0, time.monotonic())
+        self._validated = 0
+        self.good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def _optimiser(self, turn: Turn) -> torch.optim.AdamW:
+        """AdamW on the turn's parameters; biases, norms, embeddings' vectors and scales are not decayed."""
+        named = list(self.model.turn_parameters(turn))
+        decayed = [p for _, p in named if p.dim() > 1]
+        plain = [p for _, p in named if p.dim() <= 1]
+        assert self.training.learning_rate is not None
+        rate = self.training.learning_rate * turn.learning_rate_scale
+        groups = [{"params": decayed, "weight_decay": self.training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [g for g in groups if g["params"]]
+        fused = self.device.type in ("cpu", "cuda")
+        optimiser = torch.optim.AdamW(groups, lr=rate, betas=turn.betas, eps=1e-8, fused=fused)
+        for group in optimiser.param_groups:
+            group["peak"] = rate
+        return optimiser
+
+    # data
+
+    def next_batch(self) -> Batch:
+        """This process's rows of the next batch."""
+        size = self.training.batch_size
+        assert size is not None
+        first = self.batches * size + self.processes.rank * self.local
+        wanted = np.arange(first, first + self.local)
+        index = np.empty(self.local, dtype=np.int64)
+        epochs, places = np.divmod(wanted, len(self.job.train))
+        for epoch in (epochs[0],) if epochs[0] == epochs[-1] else np.unique(epochs):
+            rows = epochs == epoch
+            index[rows] = self._shuffled(int(epoch))[places[rows]]
+        offset = self.processes.rank * self.local
+        draws = Draws(mix(self.training.seed, _NOISE, self.batches), offset, offset + self.local, size, self.device)
+        self.batches += 1
+        return to_batch(self.job.train.rows(index), self.model.schema, draws, self.device)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.training.seed, _ORDER, epoch)).permutation(len(self.job.train))
+            self._epoch = epoch
+        return self._order
+
+    # steps
+
+    def go(self) -> None:
+        self.restore()
+        total = self.training.steps
+        every = max(1, (total or 0) // self.training.validate)
+        stop = False
+        self.model.train()
+        self.good = self._snapshot()
+        with self.job.progress as progress, watching_for_ctrl_c() as pressed:
+            while not stop and (done := self.done()) < 1:
+                self._round(done)
+                self.step += 1
+                due = self.step % every == 0 if total else self.done() * self.training.validate >= self._validated + 1
+                if due or self.done() >= 1:
+                    stop = self._validate()
+                    self.save(now=True)
+                else:
+                    self.save()
+                if progress.due():
+                    progress.update(self.done(), train=self._train_loss(), validation=self.history.last("validation"), **self._rate())
+                if pressed():
+                    self.stop_here()
+        self._finish()
+
+    def _round(self, done: float) -> None:
+        warm = min(1.0, done / self.training.warmup) if self.training.warmup and done < self.training.warmup else 1.0
+        if self.training.steps and warm < 1:
+            warm = max(warm, 1 / max(1.0, self.training.warmup * self.training.steps))
+        pace = self.slower * max(warm, 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        for turn in self.model.turns:
+            optimiser = self.optimisers[turn.name]
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * pace
+            for _ in range(turn.repeats):
+                terms = self._step(turn, optimiser)
+        self._loss_sum += terms["loss"]
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + value
+        self._loss_count += 1
+        if self.average:
+            decay = min(self.training.average, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    def _step(self, turn: Turn, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+        optimiser.zero_grad(set_to_none=True)
+        share = 1 / self.training.accumulate
+        for part in range(self.training.accumulate):
+            batch = self.next_batch()
+            with self.processes.accumulating(self.wrapped, part + 1 < self.training.accumulate):
+                with self.processes.autocast():
+                    terms = self.wrapped(batch, turn.name)
+                (terms["loss"].mean() * share).backward()
+        if self.training.clip:
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.training.clip)
+        optimiser.step()
+        self.model.after_step(turn.name)
+        return {name: value.detach().float().mean() for name, value in terms.items()}
+
+    def _train_loss(self) -> float:
+        return float(self._loss_sum) / max(1, self._loss_count)
+
+    def _rate(self) -> dict[str, float]:
+        batches, since = self._mark
+        size = self.training.batch_size or 0
+        return {"examples/s": (self.batches - batches) * size / max(1e-9, time.monotonic() - since)}
+
+    # validation, best, rollback
+
+    def _validate(self) -> bool:
+        self._validated = int(self.done() * self.training.validate)
+        loss = self.processes.sum(self._loss_sum.clone()) / self.processes.world / max(1, self._loss_count)
+        if not math.isfinite(float(loss)):
+            self._roll_back()
+            return False
+        rate = self._rate()["examples/s"]
+        with self.averaged():
+            if self.model.comparable:
+                criterion, value = "loss", validation_loss(self.model, self.job.validation, self.training.seed, self.device)
+            else:
+                criterion = "sliced_wasserstein"
+                value = sample_distance(self.model, self.job.validation, self.training.seed, self.device)
+        if not math.isfinite(value):
+            self._roll_back()
+            return False
+        record = Record(
+            step=self.step,
+            epoch=self.batches * (self.training.batch_size or 0) / len(self.job.train),
+            seconds=self.seconds(),
+            train=float(loss),
+            validation=value,
+            learning_rate=next(iter(self.optimisers.values())).param_groups[0]["lr"],
+            examples_per_second=rate,
+            criterion=criterion,
+            terms={name: float(total) / self._loss_count for name, total in self._terms.items() if name != "loss"},
+        )
+        enough = self.judge(value, self._averages)
+        self._loss_sum.zero_()
+        self._terms, self._loss_count = {}, 0
+        self._mark = (self.batches, time.monotonic())
+        self.good = self._snapshot()
+        return self.tell(record) or enough
+
+    def _averages(self) -> dict[str, Tensor]:
+        """The whole state with averaged parameters."""
+        state = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+        if self.average:
+            state |= {n: a.clone() for (n, _), a in zip(self.named, self.average, strict=True)}
+        return state
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights."""
+        if not self.average:
+            yield
+            return
+        kept = [p.data for p in self.parameters]
+        for p, a in zip(self.parameters, self.average, strict=True):
+            p.data = a
+        try:
+            yield
+        finally:
+            for p, raw in zip(self.parameters, kept, strict=True):
+                p.data = raw
+
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {n: t.detach().clone() for n, t in self.tensors().items()}, {"step": self.step, **self.state()}
+
+    def _roll_back(self) -> None:
+        """Back to the last good state with half the learning rate and other batches."""
+        assert self.good is not None
+        found = self.step
+        count, batches, best = self.rollbacks + 1, self.batches, (self.best, self.best_state, self.stale)
+        spent = self.seconds()
+        self.adopt({n: t.clone() for n, t in self.good[0].items()}, dict(self.good[1]))
+        self.spent, self._began = spent, time.monotonic()
+        self.rollbacks, self.batches, self.slower = count, batches, 0.5**count
+        self.best, self.best_state, self.stale = best
+        self._loss_sum.zero_()
+        self._terms, self._loss_count = {}, 0
+        message = f"the loss was not finite at step {found}: rolled back to step {self.step}, learning rate halved"
+        self.history.event("rollback", found, message)
+        self.job.progress.say(message)
+        if count > _ROLLBACKS:
+            raise TrainingDiverged(
+                f"the loss was not finite {count} times, at last at step {found}: use a smaller learning_rate, "
+                "and look for extreme values in the data (pushforward inspect)"
+            )
+
+    def _finish(self) -> None:
+        """The raw weights are kept beside; the model ends with the best averages."""
+        self.history.raw = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best_state or self._averages())
+        self.model.eval()
+
+    # checkpoints
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = super().tensors()
+        if self.average:
+            tensors |= {f"average/{n}": a for (n, _), a in zip(self.named, self.average, strict=True)}
+        for turn in self.model.turns:
+            moments = self.optimisers[turn.name].state
+            for name, parameter in self.model.turn_parameters(turn):
+                for key, value in moments.get(parameter, {}).items():
+                    tensors[f"optimiser/{turn.name}/{name}/{key}"] = value
+        for name, total in self._terms.items():
+            tensors[f"terms/{name}"] = total
+        return tensors | {"loss_sum": self._loss_sum}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "batches": self.batches,
+            "slower": self.slower,
+            "loss_count": self._loss_count,
+            "validated": self._validated,
+        }
+
+    def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        super().adopt(tensors, state)
+        self.batches, self.slower = state["batches"], state["slower"]
+        self._loss_count, self._validated = state["loss_count"], state["validated"]
+        self._loss_sum.copy_(tensors["loss_sum"])
+        self._terms = {n: t.to(self.device) for n, t in _under(tensors, "terms").items()}
+        averages = _under(tensors, "average")
+        for (name, _), average in zip(self.named, self.average, strict=bool(self.average)):
+            average.copy_(averages[name])
+        for turn in self.model.turns:
+            optimiser = self.optimisers[turn.name]
+            moments = _under(tensors, f"optimiser/{turn.name}")
+            optimiser.state.clear()
+            for name, parameter in self.model.turn_parameters(turn):
+                mine = {k[len(name) + 1 :]: v.to(self.device) for k, v in moments.items() if k.rpartition("/")[0] == name}
+                if mine:
+                    optimiser.state[parameter] = mine
+        self._mark = (self.batches, time.monotonic())
+
+
+class DirectFit(_Fit):
+    """Additive statistics over all rows, an update, and again until the likelihood stands still."""
+
+    def go(self) -> None:
+        model = self.model
+        assert isinstance(model, FitsDirectly)
+        model.to(self.device)
+        rows = self.job.train.sample(20_000, self.training.seed)
+        seed = mix(self.training.seed, _EM)
+        with torch.no_grad():
+            model.start(place(rows.x, self.device), Draws(seed, 0, len(rows.x), device=self.device))
+            self.restore()
+            before = -math.inf
+            with self.job.progress as progress, watching_for_ctrl_c() as pressed:
+                while self.done() < 1:
+                    likelihood = model.update(self._sums(seed))
+                    self.step += 1
+                    value = validation_loss(model, self.job.validation, self.training.seed, self.device)
+                    if not math.isfinite(likelihood) or not math.isfinite(value):
+                        raise TrainingDiverged(f"the likelihood was not finite at iteration {self.step}: use fewer components")
+                    record = Record(step=self.step, epoch=self.step, seconds=self.seconds(), train=-likelihood, validation=value)
+                    tired = self.judge(value, lambda: {n: t.clone() for n, t in model.state_dict().items()})
+                    still = abs(likelihood - before) < 1e-5 * (1 + abs(likelihood))
+                    before = likelihood
+                    progress.update(self.done(), train=-likelihood, validation=value)
+                    self.save()
+                    if self.tell(record) or tired or still:
+                        break
+                    if pressed():
+                        self.stop_here()
+            self.save(now=True)
+        model.load_state_dict(self.best_state)
+        model.eval()
+
+    def _sums(self, seed: int) -> dict[str, Tensor]:
+        """Statistics of all rows, this process's share of them added to the others'."""
+        assert isinstance(self.model, FitsDirectly)
+        n, world, rank = len(self.job.train), self.processes.world, self.processes.rank
+        totals: dict[str, Tensor] = {}
+        for start in range(n * rank // world, n * (rank + 1) // world, 4096):
+            stop = min(start + 4096, n * (rank + 1) // world)
+            draws = Draws(seed, start, stop, device=self.device)
+            batch = to_batch(self.job.train.rows(slice(start, stop)), self.model.schema, draws, self.device)
+            for name, value in self.model.stats(batch).items():
+                totals[name] = totals[name] + value if name in totals else value
+        return {name: self.processes.sum(value) for name, value in totals.items()}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n[len(prefix) + 1 :]: t for n, t in tensors.items() if n.startswith(prefix + "/")}
