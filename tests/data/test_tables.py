@@ -1,6 +1,7 @@
 """Frames to codes and back: the same frame, types included."""
 
 import datetime as dt
+import json
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ from pandas.testing import assert_frame_equal
 from polars.testing import assert_frame_equal as assert_polars_equal
 
 from pushforward.core.errors import DataError
-from pushforward.core.schema import Column, ColumnKind, Table
+from pushforward.core.schema import Column, ColumnKind, Table, from_json, to_json
 from pushforward.data import tables
 from pushforward.data.sources import decode, open_data, open_like
 
 
 def round_trip(frame, **options):
     data = open_data(frame, **options)
+    assert from_json(json.loads(json.dumps(to_json(data.schema), allow_nan=False))) == data.schema
     rows = data.rows()
     out = decode(data.schema, rows.x, rows.columns)
     again = open_like(out, data.schema).rows()
@@ -207,3 +209,49 @@ def test_arrow_table_is_read_and_given_back_as_pandas():
     out = decode(data.schema, data.rows().x)
     assert out["k"].dtype == "category"
     assert out["x"].isna().tolist() == [False, True, False, False]
+
+
+REPEATS = 10
+
+
+@pytest.mark.parametrize(
+    ("values", "types"),
+    [
+        (pd.array(["a", None, "c"] * REPEATS, dtype=pd.ArrowDtype(pa.string())), None),
+        (pd.array([1, None, 3] * REPEATS, dtype="int64[pyarrow]"), None),
+        (pd.Series([1, 2, None] * REPEATS, dtype=object), None),
+        (np.arange(30, dtype="float16") ** 0.5, None),
+        (pd.Categorical([True, False, None] * REPEATS), None),
+        (pd.Categorical(pd.to_datetime(["2020-01-01", "2019-01-01", "2020-01-01"] * REPEATS)), None),
+        (pd.Categorical(["1", "2", "3"] * REPEATS), None),
+        (pd.Categorical(["a"] * 30, categories=["b", "a"]), None),
+        (pd.Series([pd.Timestamp("2020-01-01 10:00", tz="UTC")] * 30), None),
+        (pd.Series(pd.date_range("2020", periods=30, tz="Europe/Berlin")), "category"),
+        (pd.Series(pd.date_range("2020", periods=30)), "number"),
+        (pd.Series([2**60, 2**60 + 1, 2**60] * REPEATS), "category"),
+        (pd.Series([2.5, 0.1, np.nan] * REPEATS), "category"),
+        (pd.Series(["nan", "", "NA"] * REPEATS), None),
+    ],
+)
+def test_rarer_columns_come_back_as_they_were(values, types):
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=30), "a": values})
+    _, out = round_trip(frame, types={"a": types} if types else None)
+    assert_frame_equal(out, frame)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pd.to_timedelta(np.arange(9), unit="s"), "type duration"),
+        (pd.period_range("2020", periods=9), "period"),
+        (np.arange(9) * 1j, "complex"),
+        ([b"a"] * 9, "binary"),
+        ([[1]] * 9, "list"),
+    ],
+)
+def test_columns_that_no_table_can_learn(values, message):
+    frame = pd.DataFrame({"x": np.arange(9) / 7, "a": values})
+    with pytest.raises(DataError, match=message) as caught:
+        open_data(frame)
+    assert "column 'a'" in str(caught.value)
+    assert len(open_data(frame, drop="a")) == 9

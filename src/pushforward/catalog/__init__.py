@@ -1,8 +1,8 @@
 """The papers as recipes: name → ``build(schema, config)``, with defaults per kind of data.
 
 ``FAMILIES`` lists what there is without importing torch, so that help texts and ``pushforward models`` are quick; a recipe's
-module holds its options, a frozen dataclass, and the function that builds the model. Lives here: which parts make which paper, and
-which net suits which data. Never here: losses, layers, training loops.
+module holds its options, a frozen dataclass, and the function that builds the model. Lives here: which parts make which
+paper, and which net suits which data. Never here: losses, layers, training loops.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Family:
         return self._parts()[0]
 
     def configure(self, values: Mapping[str, Any]) -> Any:
-        """Options from names and values. Raises RecipeError for a name the family does not have or a value of the wrong type."""
+        """Options from names and values. Raises RecipeError for an unknown name or a value of the wrong type."""
         options = self.options
         assert is_dataclass(options)
         names = {f.name: f for f in fields(options)}
@@ -77,7 +77,9 @@ class Family:
         if self.target and schema.target is None:
             raise RecipeError(f"{self.name} predicts a target: name one with target= (--target)")
         if schema.target is not None and not self.target:
-            raise Unsupported(f"{self.name} predicts no target: use condition= (--condition) for p(x | c), or the family classifier")
+            raise Unsupported(
+                f"{self.name} predicts no target: use condition= (--condition) for p(x | c), or the family classifier"
+            )
 
     def build(self, schema: Schema, config: Any) -> Model:
         """The model, untrained. Raises as ``check``."""
@@ -92,7 +94,9 @@ def _join(names: Any) -> str:
     return ", ".join(names) or "no family"
 
 
-def _family(name: str, title: str, source: str, place: str, verbs: str, density: str, kinds: tuple[str, ...], **rest: Any) -> Family:
+def _family(
+    name: str, title: str, source: str, place: str, verbs: str, density: str, kinds: tuple[str, ...], **rest: Any
+) -> Family:
     return Family(name, title, source, place, tuple(verbs.split()), density, kinds, **rest)
 
 

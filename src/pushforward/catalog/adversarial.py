@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pushforward.catalog.parts import marginals, coordinates
+from pushforward.catalog.parts import coordinates, marginals
 from pushforward.core.context import Conditioner
 from pushforward.core.schema import Image, Schema
 from pushforward.core.transform import Compose

@@ -109,4 +109,3 @@ class Shaped(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         return self.net(x.flatten(1), t, context).view_as(x)
-

@@ -18,8 +18,9 @@ from pushforward.nets.resnet import ResNet
 class SimclrOptions:
     """Options of SimCLR.
 
-    size: dimensions of the representation. projection: dimensions in which views are compared. temperature: of the
-    cross-entropy. crop: smallest share of the picture in a view. mirror: whether a mirrored picture means the same (digits: no).
+    size: dimensions of the representation. projection: dimensions in which views are compared. temperature: of
+    the cross-entropy. crop: smallest share of the picture in a view. mirror: whether a mirrored picture means
+    the same (digits: no). width: channels of the network for images.
     """
 
     size: int = 128

@@ -35,9 +35,7 @@ class Conditioner(nn.Module):
     def __init__(self, columns: Sequence[Column], size: int = 64) -> None:
         super().__init__()
         self.columns, self.size = tuple(columns), size
-        self.embed = nn.ModuleList(
-            nn.Embedding(c.levels, size) if c.discrete else nn.Linear(2, size) for c in self.columns
-        )
+        self.embed = nn.ModuleList(nn.Embedding(c.levels, size) if c.discrete else nn.Linear(2, size) for c in self.columns)
         self.null = nn.Parameter(torch.randn(size) / size**0.5) if self.columns else None
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Model(nn.Module, ABC):
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Per-example terms, each (B,), with the key ``loss``."""
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, batch: Batch, turn: str = "model") -> dict[str, Tensor]:
         """The terms of ``_loss``; the trainer minimises the mean of ``loss``."""
         terms = self._loss(batch, turn)
@@ -94,6 +94,13 @@ class Model(nn.Module, ABC):
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A part that sets statistics from a sample of training codes."""
+
+    def prepare(self, x: Tensor) -> None: ...
+
+
 class Samples(ABC):
     """Draws new examples."""
 
@@ -108,7 +115,7 @@ class Scores(ABC):
     density_kind: str
     """``exact``, ``ode`` (exact up to the solver's tolerance) or ``lower_bound``."""
     weights_are_exact: bool = True
-    """Whether exp(log_prob) of one call is unbiased for p(x) (a bound's importance weight is; a noisy estimate of the log is not)."""
+    """Whether exp(log_prob) of one call is unbiased for p(x): an importance weight is, a noisy estimate of the log is not."""
 
     @property
     def random(self) -> bool:

@@ -35,9 +35,7 @@ class Draws:
     Every method returns a tensor whose first dimension is ``len(self)`` rows, on ``device``.
     """
 
-    def __init__(
-        self, seed: int, start: int, stop: int, total: int | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, seed: int, start: int, stop: int, total: int | None = None, device: torch.device | str = "cpu") -> None:
         if not 0 <= start <= stop:
             raise ValueError(f"found rows {start}…{stop}: expected 0 ≤ start ≤ stop")
         self.seed, self.start, self.stop = int(seed), start, stop

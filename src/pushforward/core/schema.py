@@ -5,7 +5,7 @@ In tensors an example is made of *codes*, in the user's own units so that densit
 | kind | tensor |
 |---|---|
 | ``Vector(size)`` | float64 (B, size) |
-| ``Table(columns)`` | float64 (B, C): numbers as they are, dates in days since 1970, booleans 0/1, categories by index; missing numbers NaN |
+| ``Table(columns)`` | float64 (B, C): numbers, dates in days since 1970, booleans 0/1, categories by index; gaps NaN |
 | ``Image(c, h, w, levels)`` | uint8 (B, c, h, w) in {0 … levels-1} |
 | ``Tokens(vocabulary, length)`` | int64 (B, length) |
 """

@@ -328,7 +328,7 @@ class _Tracker:
             raise DataError(f"column '{self.name}' of {self.place} has more than {self.distinct.cap} levels: drop it")
         values = self.distinct.values
         if self.kind in ("date", "moment"):
-            values = values.cast(pa.large_string())
+            values = tables.as_text(values)
         found = values.to_pylist()
         order = sorted(range(len(found)), key=lambda i: tables.natural(found[i]))
         return [found[i] for i in order], self.distinct.counts[order]
@@ -351,7 +351,7 @@ class _Tracker:
         """The container's own levels in its own order; all values are among them."""
         levels = tables.arrow_column(list(self.levels or ()), self.name, self.place)
         if self.kind in ("date", "moment"):
-            levels = levels.cast(pa.large_string())
+            levels = tables.as_text(levels)
         plain = levels.to_pylist()
         return plain if set(found) <= set(plain) else found
 

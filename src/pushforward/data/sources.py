@@ -48,7 +48,7 @@ def _existing(source: str | Path) -> Path | None:
     """The file or folder that ``source`` names, None where there is none."""
     try:
         path = Path(source).expanduser()
-        return path if path.exists() else None
+        return path if str(source) and path.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -65,15 +65,15 @@ def _absent(source: str | Path) -> DataError:
     """What to say of a name that is nothing."""
     from pushforward.data import bundled
 
-    path = Path(source)
+    path, shown = Path(source), "".join(c if c.isprintable() else "?" for c in str(source)[:200])
     if isinstance(source, Path) or path.suffix.lower() in SUFFIXES or "/" in str(source) or "\\" in str(source):
         folder = path.expanduser().parent
         near = ""
         if folder.is_dir():
             hint = did_you_mean(path.name, sorted(p.name for p in folder.iterdir()))
             near = f": {hint}" if hint.startswith("did you mean") else f" (the folder {folder} is there)"
-        return DataError(f"there is no file or folder '{source}'{near}")
-    return DataError(f"'{source}' is neither a file nor a bundled data set: {did_you_mean(str(source), bundled.NAMES)}")
+        return DataError(f"there is no file or folder '{shown}'{near}")
+    return DataError(f"'{shown}' is neither a file nor a bundled data set: {did_you_mean(str(source), bundled.NAMES)}")
 
 
 def _from_hub(name: str) -> Any:
@@ -381,7 +381,7 @@ def _pool(schema: Schema) -> list[Column]:
 def assign_roles(data: Data, target: str | None = None, condition: str | Sequence[str] = ()) -> Data:
     """``data`` with its ``target`` and ``condition`` columns taken out of the example into the schema's roles.
 
-    Side columns of images and arrays that get no role are dropped. Without any roles given, those there are stay.
+    Side columns of images and arrays that get no role leave the schema; their codes stay in ``Rows.columns``. Without any roles given, those there are stay.
     Raises DataError for an unknown column, one named twice, and one that is not learned.
     """
     conditions = _listed(condition)
@@ -433,10 +433,7 @@ def _arranged(data: Data, learned: Sequence[Column], side: Sequence[Column]) -> 
     if isinstance(example, Table) and isinstance(store, TensorStore):
         codes = {c.name: store.x[:, i] for i, c in enumerate(example.learned)} | store.columns
         return _tensor_store(codes, learned, side)
-    if any(f.name == "columns" for f in dataclasses.fields(store)):  # type: ignore[arg-type]
-        kept = {c.name: store.columns[c.name] for c in side}  # type: ignore[attr-defined]
-        return replace(store, columns=kept)  # type: ignore[type-var]
-    return store
+    return store  # side columns without a role stay readable: probes of representations want labels
 
 
 def _tensor_store(codes: Mapping[str, Tensor], learned: Sequence[Column], side: Sequence[Column]) -> TensorStore:

@@ -3,7 +3,10 @@
 ``Column.dtype`` records the type as it came, as parts joined by ``|``: the type's own name first (``int64``, ``Int64``,
 ``str``, ``category``, ``object``, polars' ``Utf8`` …), then what else is needed to give the same values back (the level
 type of a category, the Arrow type inside an object column, ``date=YYYY-MM-DD`` or ``number=2`` for dates and numbers that
-came as text, ``nan`` where missing values were NaN). Times are exact to the microsecond, integers up to 2**53.
+came as text, ``nan`` where missing values were NaN).
+
+Times are exact to the microsecond, integers up to 2**53. Numbers in text come back in their own spelling where all have
+the same number of decimals and no plus signs, spaces or exponents; otherwise they come back as plain numbers.
 """
 
 from __future__ import annotations
@@ -48,11 +51,10 @@ def plain(array: pa.Array | pa.ChunkedArray, name: str, place: str = "") -> pa.A
         array = array.combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # some versions of pyarrow leave it chunked
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     kind, types = array.type, pa.types
+    # An extension type (a period, an interval) cannot be given back from its storage, so it is refused below.
     if types.is_string(kind) or str(kind) == "string_view":
         array = array.cast(pa.large_string())
     elif types.is_decimal(kind):
@@ -92,6 +94,13 @@ def arrow_column(values: Any, name: str, place: str = "") -> pa.Array:
             raise DataError(f"{where} mixes types ({kinds}): convert it to one type, such as text, or drop it") from error
         raise DataError(f"{where} holds {kinds or 'unknown values'}, which a table cannot learn: drop it") from error
     return plain(found, name, place)
+
+
+def as_text(array: pa.Array) -> pa.Array:
+    """A plain array as text; times are written in UTC."""
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("us"))
+    return array.cast(pa.large_string())
 
 
 # ---------------------------------------------------------------------------------------------------- types as they came
@@ -223,6 +232,11 @@ def _is_text(dtype: str) -> bool:
     return first in ("str", "String", "Utf8", "Categorical", "Enum", "object") or first.startswith("string")
 
 
+def _is_date(dtype: str) -> bool:
+    """Whether values of this type are dates or times."""
+    return dtype.startswith(("datetime64", "Date", "object|date", "object|timestamp", "arrow|date", "arrow|timestamp"))
+
+
 def is_text(column: Column) -> bool:
     """Whether the column's values came as text."""
     return _is_text(column.dtype)
@@ -247,14 +261,13 @@ def _bad(array: pa.Array, at: np.ndarray, first: int, name: str, place: str) -> 
 def _level_codes(column: Column, array: pa.Array, first: int, place: str) -> np.ndarray:
     levels = pa.array(list(column.categories))
     if family(levels.type) == "text":
-        levels = levels.cast(pa.large_string())
-        array = array.cast(pa.large_string())
+        levels, array = as_text(levels), as_text(array)
     elif array.type != levels.type and family(array.type) != "null":
         wide = pa.float64() if family(levels.type) != "boolean" or family(array.type) != "boolean" else pa.bool_()
         try:
             array, levels = array.cast(wide), levels.cast(wide)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            array, levels = array.cast(pa.large_string()), levels.cast(pa.large_string())
+            array, levels = as_text(array), as_text(levels)
     if family(array.type) == "null":
         return np.full(len(array), np.nan)
     codes = pc.index_in(array, value_set=levels)
@@ -274,7 +287,7 @@ def number_codes(array: pa.Array, name: str, first: int = 0, place: str = "") ->
     if kind == "text":
         array = pc.utf8_trim_whitespace(array)
         good = pc.match_substring_regex(array, pattern=NUMBER)
-        if not pc.all(good).as_py() and pc.all(good).is_valid:
+        if pc.any(pc.invert(good)).as_py():
             where, value = _bad(array, ~np.asarray(pc.fill_null(good, True)), first, name, place)
             raise DataError(f"{where}: {value!r} is not a number")
         array = pc.cast(pc.replace_substring_regex(array, pattern=r"^\+", replacement=""), pa.float64())
@@ -382,9 +395,8 @@ def _canonical(column: Column, codes: np.ndarray) -> pa.Array:
         return pa.array(list(column.categories)).take(pa.array(index, mask=missing))
     values = np.where(missing, 0.0, codes)
     form = _part(column.dtype, "date")
-    if form or column.kind is ColumnKind.DATE:
-        if column.resolution == 1:
-            values = np.rint(values)
+    if form or column.kind is ColumnKind.DATE or _is_date(column.dtype):
+        values = snap(values, column.resolution)
         days = np.floor(values)
         micros = days.astype(np.int64) * DAY + np.rint((values - days) * DAY).astype(np.int64)
         if form:
@@ -402,6 +414,8 @@ def _canonical(column: Column, codes: np.ndarray) -> pa.Array:
 
 def _clip(values: np.ndarray, name: str) -> np.ndarray:
     """Whole numbers within the range of the integer type ``name``."""
+    if values.dtype.kind in "iu":
+        return values.astype(name)
     limits = np.iinfo(np.dtype(name))
     return np.clip(np.rint(values), float(limits.min), float(min(limits.max, EXACT))).astype(name)
 
@@ -419,9 +433,10 @@ def _pandas(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
         return inner.astype(pd.CategoricalDtype(pd.Index(levels), ordered=parts[0] == "ordered"))
     if base == "arrow":
         try:
-            return pd.Series(array.to_pandas()).astype(f"{parts[0]}[pyarrow]")
-        except (TypeError, ValueError, pa.ArrowInvalid):
-            return pd.Series(array.to_pandas())
+            wanted = pa.type_for_alias(parts[0])
+            return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([array]).cast(wanted, safe=False)))
+        except (TypeError, ValueError, pa.ArrowNotImplementedError):  # a type whose name does not say all of it
+            return array.to_pandas()
     if base.startswith("datetime64"):
         if kind == "text":
             array = parse_dates(array)
@@ -434,7 +449,7 @@ def _pandas(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
         inner = parts[0] if parts else "string"
         if inner.startswith("date"):
             array = (parse_dates(array) if kind == "text" else array).cast(pa.date32(), safe=False)
-        elif inner.startswith(("int", "uint")) and kind != "text":
+        elif inner.startswith(("int", "uint")) and kind not in ("text", "integer"):
             array = array.cast(pa.int64(), safe=False)
         elif inner == "bool":
             array = array.cast(pa.bool_())
@@ -446,7 +461,8 @@ def _pandas(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
         array = parse_dates(array) if base == "Date" else array.cast(pa.float64())
     if base == "str" or base.startswith("string"):
         return pd.Series(array.cast(pa.large_string()).to_numpy(zero_copy_only=False), dtype=base)
-    filled = array.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
+    whole = base[:3] in ("int", "uin", "Int", "UIn") and kind == "integer"  # beyond 2**53 a float would not be exact
+    filled = (array if whole else array.cast(pa.float64(), safe=False)).fill_null(0).to_numpy(zero_copy_only=False)
     if base in ("boolean", "bool"):
         truth = np.rint(filled) != 0
         return pd.Series(pd.arrays.BooleanArray(truth, missing)) if base == "boolean" or missing.any() else pd.Series(truth)
@@ -472,7 +488,7 @@ def _polars(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
     if base == "Datetime":
         series = series.cast(pl.Datetime(parts[0]))  # type: ignore[arg-type]
         return series.dt.replace_time_zone("UTC").dt.convert_time_zone(parts[1]) if parts[1] else series
-    if base in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"):
+    if re.fullmatch(r"U?Int\d+", base) and not series.dtype.is_integer():
         limits = np.iinfo(np.dtype(base.lower()))
         series = series.cast(pl.Float64).round().clip(float(limits.min), float(min(limits.max, EXACT)))
     if base == "Boolean" and series.dtype != pl.Boolean:
@@ -483,7 +499,8 @@ def _polars(array: pa.Array, dtype: str, categories: Sequence[Any] = ()) -> Any:
 
 def _identifiers(column: Column, n: int) -> tuple[pa.Array, str]:
     """``n`` new identifiers above the largest seen, and the type that holds them."""
-    start = int(column.upper) + 1 if np.isfinite(column.upper) else 1
+    upper = column.upper if np.isfinite(column.upper) else 0.0
+    start = int(upper if abs(upper) < EXACT else np.nextafter(upper, np.inf)) + 1  # a large one may have been rounded
     numbers = np.arange(start, start + n)
     dtype = column.dtype
     if _is_text(dtype):
@@ -494,7 +511,7 @@ def _identifiers(column: Column, n: int) -> tuple[pa.Array, str]:
         return pa.array(numbers * DAY).cast(pa.timestamp("us")), dtype
     if re.fullmatch(r"[uU]?[iI]nt\d+", base) and n and numbers[-1] > np.iinfo(np.dtype(base.lower())).max:
         dtype = "Int64" if base[0] in "IU" else "int64"  # a narrow type that has no room above the largest seen
-    return pa.array(numbers.astype(np.float64)), dtype
+    return pa.array(numbers), dtype
 
 
 def decode_column(column: Column, codes: Any, container: str = "pandas") -> Any:

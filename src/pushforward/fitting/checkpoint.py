@@ -28,8 +28,6 @@ def save(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
     """Write the checkpoint of ``step`` and drop older ones."""
     folder = run / "checkpoints"
     final, temporary = folder / f"step-{step:09d}", folder / f".step-{step:09d}.{os.getpid()}.part"
-    if final.exists():
-        return
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -38,6 +36,8 @@ def save(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
     try:
         write_tensors(temporary / "tensors.safetensors", {**tensors, **_random_states()})
         write_json(temporary / "state.json", {"version": VERSION, "step": step, **state})
+        if final.exists():  # after a rollback the same step comes again
+            os.replace(final, folder / f".{final.name}.old")
         replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

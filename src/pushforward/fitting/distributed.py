@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -26,12 +28,11 @@ class Processes:
         if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise RecipeError(f"device '{device}' was asked for, and this machine has no CUDA device")
         cpu = cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-        self.accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision="bf16" if precision == "bf16" else "no",
-            # a turn trains some of the parameters only
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
+        # a turn trains some of the parameters only
+        handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+        # accelerate's precision is one for the whole process, ours one for each fit: see autocast
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers)
+        self.precision = precision
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = torch.device(device) if device and self.world == 1 else self.accelerator.device
 
@@ -49,7 +50,7 @@ class Processes:
 
     def autocast(self) -> Any:
         """The context in which losses are computed."""
-        return self.accelerator.autocast()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def accumulating(self, module: nn.Module, on: bool) -> Any:
         """Gradients are not synchronised inside."""
@@ -88,9 +89,16 @@ def resolve_precision(asked: str, model: Model, device: str | None) -> str:
 @contextlib.contextmanager
 def reproducible(seed: int) -> Iterator[None]:
     """Global random states seeded inside and restored after, so that a caller's own numbers do not change."""
-    state = torch.get_rng_state()
+    cpu, numpys, plain = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (a user's own model may draw from it)
+    random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        torch.set_rng_state(cpu)
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(plain)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,15 +65,23 @@ def read_json(path: Path) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Tensors as safetensors; shared storage is copied."""
     with whole(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        try:
+            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary)
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Raises CheckpointError where the file is missing, damaged or something else than safetensors."""
     if not path.exists():
         raise CheckpointError(f"{path} is missing: this is not a complete run folder")
-    with open(path, "rb") as handle:
-        head = handle.read(2)
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(2)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if head == b"PK" or head[:1] == b"\x80":
         raise CheckpointError(f"{path} is a pickle, which could run any code: it is never read; fit again to get safetensors")
     try:

@@ -15,10 +15,10 @@ import pushforward
 from pushforward.catalog import Family, family
 from pushforward.core.errors import CheckpointError, PushforwardError, RecipeError
 from pushforward.core.random import mix
-from pushforward.core.schema import Column, ColumnKind, Table
+from pushforward.core.schema import ColumnKind, Table
 from pushforward.data.dataset import Data, Splits
 from pushforward.data.sources import open_data
-from pushforward.fitting.distributed import Processes, reproducible, resolve_precision
+from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
 from pushforward.fitting.files import read_json, write_json, writing_failed
 from pushforward.fitting.fitted import Fitted, make_recipe
 from pushforward.fitting.options import Training, split_options
@@ -45,8 +45,7 @@ def open_for(
     """
     if fam.target and target is None:
         opened = open_data(data, types=types, **how)
-        labels = [c.name for c in _side_columns(opened)]
-        if "label" not in labels:
+        if isinstance(opened.schema.example, Table) or "label" not in opened.rows(slice(0, 1)).columns:
             raise RecipeError(f"{fam.name} predicts a target: name one with target= (--target)")
         target = "label"
     opened = open_data(data, target=target, condition=condition or (), types=types, **how)
@@ -61,14 +60,6 @@ def open_for(
         again = {**(types or {}), found.name: "category"}
         opened = open_data(data, target=target, condition=condition or (), types=again, **how)
     return opened
-
-
-def _side_columns(data: Data) -> list[Column]:
-    """Columns a role could be given to beside the example itself."""
-    example = data.schema.example
-    return [*data.schema.extra.get("columns", []), *([data.schema.target] if data.schema.target else [])] if not isinstance(
-        example, Table
-    ) else []
 
 
 def fit(
@@ -93,23 +84,21 @@ def fit(
 
     ``data`` is anything open_data takes; ``family_name`` one of the catalog. ``target`` is what a predictor predicts,
     ``condition`` the columns c of p(x | c). With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints
-    and, with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets a Record after
-    each validation and stops the fit by returning False. Further options are the trainer's (fitting.options.Training: steps,
-    minutes, batch_size, seed, device, precision, …) and the family's own. Raises PushforwardError in one clear line.
+    and, with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets
+    a Record after each validation and stops the fit by returning False. Further options are the trainer's
+    (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own. Raises PushforwardError in one clear line.
     """
     fam = family(family_name)
     given, own = split_options(options, tuple(f.name for f in fields(fam.options)))
-    training = _training(given)
+    training = training_from(given)
     config = fam.configure(own)
-    opened = open_for(
-        data, fam, target=target, condition=condition, types=types, drop=drop, resize=resize, length=length
-    )
+    opened = open_for(data, fam, target=target, condition=condition, types=types, drop=drop, resize=resize, length=length)
     return fit_data(
         opened, fam, config, training, out=out, resume=resume, force=force, report=report, callback=callback, quiet=quiet
     )
 
 
-def _training(given: Mapping[str, Any]) -> Training:
+def training_from(given: Mapping[str, Any]) -> Training:
     try:
         return Training(**given)
     except TypeError as error:
@@ -133,11 +122,11 @@ def fit_data(
     """As ``fit``, for data that are open already."""
     fam.check(data.schema)
     splits = splits or data.split(training.seed)
-    training = _sized(training, fam, len(splits.train))
+    training = _sized(training, fam, len(splits.train), world()[1])
     with reproducible(mix(training.seed, 0x1417)):
         model = fam.build(data.schema, config)
     precision = resolve_precision(training.precision, model, training.device)
-    training = replace(training, precision=precision)
+    training = replace(training, precision=precision)  # type: ignore[arg-type]
     processes = Processes(training.device, precision)
     run = Path(out) if out is not None else None
     recipe = make_recipe(
@@ -165,7 +154,8 @@ def fit_data(
     show = Progress(f"fit {fam.name}", quiet=quiet or not processes.main)
     job = Job(model, splits.train, splits.validation, training, processes, run, resume, callback, show, command)
     board = _tensorboard(run, job) if training.tensorboard and processes.main else contextlib.nullcontext()
-    with board:
+    # a user's own model may draw from the global generators
+    with board, reproducible(mix(training.seed, 0x61AD, processes.rank)):
         history = train(job)
     last = history.records[-1]
     recipe |= {"seconds": last.seconds or time.monotonic() - began, "steps": last.step}
@@ -181,13 +171,16 @@ def fit_data(
     return fitted
 
 
-def _sized(training: Training, fam: Family, rows: int) -> Training:
+def _sized(training: Training, fam: Family, rows: int, processes: int) -> Training:
     """Defaults filled in. Raises RecipeError where the batch is larger than the data."""
     if training.batch_size is not None and training.batch_size > rows:
         raise RecipeError(f"batch_size {training.batch_size} is larger than the {rows} training rows: use at most {rows}")
     full = training.with_defaults(fam.training)
     assert full.batch_size is not None
-    return replace(full, batch_size=min(full.batch_size, rows))
+    if training.batch_size is not None:
+        return full
+    size = min(full.batch_size, rows)
+    return replace(full, batch_size=max(1, size - size % processes))
 
 
 def _claim(run: Path, recipe: dict[str, Any], resume: bool, force: bool) -> None:
@@ -197,7 +190,9 @@ def _claim(run: Path, recipe: dict[str, Any], resume: bool, force: bool) -> None
         before = read_json(existing)
         for name in ("family", "options", "schema", "seed"):
             if before.get(name) != _round_trip(recipe[name]):
-                raise CheckpointError(f"{run} was made with another {name}: resume with the same command, or choose another --out")
+                raise CheckpointError(
+                    f"{run} was made with another {name}: resume with the same command, or choose another --out"
+                )
         earlier = {k: v for k, v in before.get("training", {}).items() if k not in ("device", "tensorboard", "save_every")}
         for name, value in earlier.items():
             if _round_trip(recipe["training"].get(name)) != value:
@@ -240,7 +235,12 @@ def _tensorboard(run: Path | None, job: Job) -> Any:
     writer, inner = SummaryWriter(str(run / "tensorboard")), job.callback
 
     def log(record: Any) -> Any:
-        figures = {"train": record.train, record.criterion: record.validation, "learning_rate": record.learning_rate, **record.terms}
+        figures = {
+            "train": record.train,
+            record.criterion: record.validation,
+            "learning_rate": record.learning_rate,
+            **record.terms,
+        }
         for name, value in figures.items():
             if value is not None:
                 writer.add_scalar(name, value, record.step)
@@ -251,4 +251,3 @@ def _tensorboard(run: Path | None, job: Job) -> Any:
         yield
     finally:
         writer.close()
-

@@ -1,7 +1,7 @@
 """A fitted model that speaks the user's types: raw in, raw out.
 
-Every verb works in chunks, so memory stays flat, and every random number belongs to its row, so the same seed gives the same rows
-whatever the chunks, before and after save and load.
+Every verb works in chunks, so memory stays flat, and every random number belongs to its row, so the same seed gives the
+same rows whatever the chunks, before and after save and load.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SAMPLING, _SCORING, _COMPLETING, _WHO = 0x5A, 0x5C, 0xC0, 0x3D
 
 @dataclass(frozen=True)
 class Scored:
-    """log p of each row in nats (N,), its standard error where it is an estimate (NaN where unknown), and the density's kind."""
+    """log p of each row in nats (N,), its standard error where it is an estimate (NaN where unknown), and the kind."""
 
     log_prob: np.ndarray
     standard_error: np.ndarray
@@ -48,7 +48,7 @@ class Scored:
 
 @dataclass
 class Fitted:
-    """A trained ``model`` of ``family`` with its ``schema``. ``recipe`` is what recipe.json holds; ``preview`` some training rows."""
+    """A trained ``model`` of ``family`` with its ``schema``; ``recipe`` is recipe.json, ``preview`` some training rows."""
 
     model: Model
     family: Family
@@ -134,7 +134,9 @@ class Fitted:
             listed = [values] * n if single else values
             if len(listed) != n:
                 raise DataError(f"condition '{column.name}' has {len(listed)} values for {n} samples: give one or {n}")
-            codes[column.name] = torch.from_numpy(np.asarray(encode_column(column, _as_category(column, listed), place="condition")))
+            codes[column.name] = torch.from_numpy(
+                np.asarray(encode_column(column, _as_category(column, listed), place="condition"))
+            )
         return codes
 
     def sample_rows(
@@ -188,7 +190,8 @@ class Fitted:
     def score(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> Scored:
         """log p of each row with its standard error and kind.
 
-        ``samples`` K draws sharpen a lower bound to log (1/K) Σ w_k (Burda et al. 2015, arXiv:1509.00519), or average an estimate.
+        ``samples`` K draws sharpen a lower bound to log (1/K) Σ w_k (Burda et al. 2015, arXiv:1509.00519), or average an
+        estimate.
         """
         self._able("score", Scores)
         model = self.model
@@ -371,7 +374,9 @@ def load(path: str | Path, *, device: str | None = None) -> Fitted:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{run / 'model.safetensors'} does not fit recipe.json ({reason}): one of them was edited") from error
+        raise CheckpointError(
+            f"{run / 'model.safetensors'} does not fit recipe.json ({reason}): one of them was edited"
+        ) from error
     if device is not None:
         try:
             model.to(device)

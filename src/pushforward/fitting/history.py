@@ -28,13 +28,17 @@ class Record:
 
 
 class History:
-    """Records in order; with a ``run`` folder each one is a line of metrics.jsonl as soon as it is there."""
+    """Records in order; with a ``run`` folder each one is a line of metrics.jsonl as soon as it is there.
 
-    def __init__(self, run: Path | None = None) -> None:
+    All processes keep them, the one that may ``write`` writes them.
+    """
+
+    def __init__(self, run: Path | None = None, write: bool = True) -> None:
         self.records: list[Record] = []
         self.raw: dict[str, Tensor] = {}
         self.lines: list[dict[str, Any]] = []
         self.path = run / "metrics.jsonl" if run is not None else None
+        self.write = write
 
     def add(self, record: Record) -> None:
         self.records.append(record)
@@ -46,7 +50,7 @@ class History:
 
     def _write(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        if self.path is not None:
+        if self.path is not None and self.write:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 
@@ -54,19 +58,19 @@ class History:
         """The newest value of a field."""
         return getattr(self.records[-1], name) if self.records else None
 
-    def rewind(self, step: int) -> None:
-        """Take up the records of an interrupted run up to ``step`` and drop those after it."""
+    def rewind(self, count: int) -> None:
+        """Take up the first ``count`` lines of an interrupted run and drop those after them."""
         if self.path is None or not self.path.exists():
             return
-        kept = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+        kept: list[dict[str, Any]] = []
+        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                line = json.loads(text)
+                kept.append(json.loads(text))
             except ValueError:  # the run was killed in the middle of a line
                 continue
-            if line.get("step", 0) <= step:
-                kept.append(line)
-        with whole(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        kept = kept[:count]
+        if self.write:
+            with whole(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.lines = kept
         self.records = [Record(**line) for line in kept if "event" not in line]

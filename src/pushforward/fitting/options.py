@@ -63,7 +63,7 @@ class Training:
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Training:
         """What is None filled in from ``defaults`` of a family and then from the trainer's own."""
-        own = {"batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.01}
+        own: dict[str, Any] = {"batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.01}
         own.update(defaults)
         if self.minutes is not None:
             own.pop("steps", None)

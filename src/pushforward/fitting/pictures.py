@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def _window(series: Sequence[Series]) -> tuple[float, float]:
 
 
 def curves(series: Sequence[Series], *, label: str, x_label: str, y_label: str, marks: Sequence[float] = ()) -> Markup:
-    """Lines over steps; the axis is logarithmic where the steps span two decades. ``marks`` are steps where something happened."""
+    """Lines over steps, logarithmic where these span two decades. ``marks`` are steps at which something happened."""
     width, height, left, right, top, bottom = 440.0, 240.0, 52.0, 10.0, 24.0, 36.0
     inner_w, inner_h = width - left - right, height - top - bottom
     steps = np.concatenate([np.asarray(s.x, dtype=float) for s in series if s.x is not None] or [np.zeros(1)])
@@ -115,7 +115,9 @@ def curves(series: Sequence[Series], *, label: str, x_label: str, y_label: str, 
     low, high = _window(series)
 
     def at_x(x: Any) -> Any:
-        share = np.log(np.maximum(x, first) / first) / math.log(last / first) if log else (np.asarray(x) - first) / (last - first)
+        share = (
+            np.log(np.maximum(x, first) / first) / math.log(last / first) if log else (np.asarray(x) - first) / (last - first)
+        )
         return share * inner_w
 
     def at_y(y: Any) -> Any:
@@ -143,7 +145,10 @@ def curves(series: Sequence[Series], *, label: str, x_label: str, y_label: str, 
             )
         )
         if len(xs) <= 12:
-            lines += [Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.4" fill="{}"/>').format(*p, s.colour) for p in zip(xs, ys, strict=True)]
+            lines += [
+                Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.4" fill="{}"/>').format(*p, s.colour)
+                for p in zip(xs, ys, strict=True)
+            ]
     # An inner svg clips what runs out of the frame, without an id that other pictures on the page could also have.
     parts.append(
         Markup('<svg x="{:g}" y="{:g}" width="{:g}" height="{:g}" overflow="hidden">{}</svg>').format(
@@ -236,7 +241,9 @@ def correlation(names: Sequence[str], matrix: np.ndarray, *, label: str) -> Mark
     parts: list[Markup] = []
     for i, row in enumerate(names):
         y = i * cell
-        parts.append(Markup("<g><title>{}</title>{}</g>").format(row, _text(left - 6, y + cell / 2 + 3.5, _cut(row, 14), anchor="end")))
+        parts.append(
+            Markup("<g><title>{}</title>{}</g>").format(row, _text(left - 6, y + cell / 2 + 3.5, _cut(row, 14), anchor="end"))
+        )
         for j, column in enumerate(names):
             r = float(matrix[i, j])
             if math.isfinite(r):
@@ -323,8 +330,3 @@ def sheet(rows: Sequence[np.ndarray], across: int, *, largest: int = 96, pad: in
                 image = image.resize((w, h), Pillow.Resampling.LANCZOS)
             blank.paste(image.convert(blank.mode), (j * (w + pad), i * (h + pad)))
     return _address(blank)
-
-
-def safe(text: str) -> Markup:
-    """``text`` with everything escaped that HTML would read."""
-    return escape(text)

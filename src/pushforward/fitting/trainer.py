@@ -1,8 +1,8 @@
 """The one trainer: gradients in turns, or additive statistics; every random number a function of (seed, step).
 
-Batch b of a run is rows b·B … (b+1)·B − 1 of the endless sequence of epochs, each shuffled by (seed, epoch); its noise belongs to its
-rows (core/random). Nothing depends on how rows are dealt to processes, nor on where a run was interrupted: a resumed run ends
-with the same bits, and several processes train as one.
+Batch b of a run is rows b·B … (b+1)·B − 1 of the endless sequence of epochs, each shuffled by (seed, epoch); its noise
+belongs to its rows (core/random). Nothing depends on how rows are dealt to processes, nor on where a run was
+interrupted: a resumed run ends with the same bits, and several processes train as one.
 """
 
 from __future__ import annotations
@@ -57,14 +57,20 @@ class Job:
 
 
 def train(job: Job) -> History:
-    """Fit ``job.model`` in place; it ends with the averaged weights of the best validation. Raises TrainingDiverged, Interrupted."""
-    history = History(job.run if job.processes.main else None)
+    """Fit ``job.model`` in place; it ends with the averaged weights of the best validation.
+
+    Raises TrainingDiverged and Interrupted.
+    """
+    history = History(job.run, job.processes.main)
     if isinstance(job.model, FitsDirectly):
         DirectFit(job, history).go()
     elif any(True for _ in job.model.parameters()):
         GradientFit(job, history).go()
     else:
-        history.add(Record(step=0, validation=validation_loss(job.model, job.validation, job.training.seed, job.processes.device)))
+        history.rewind(0)
+        history.add(
+            Record(step=0, validation=validation_loss(job.model, job.validation, job.training.seed, job.processes.device))
+        )
     return history
 
 
@@ -137,8 +143,8 @@ def sample_distance(model: Model, data: Data, seed: int, device: torch.device) -
     model.train(was)
     real = batch.x.flatten(1).double().cpu()
     mean, std = real.nanmean(0).nan_to_num(), (real - real.nanmean(0)).square().nanmean(0).sqrt().nan_to_num().clamp(min=1e-3)
-    scaled = [((x.flatten(1).double().cpu() - mean) / std).nan_to_num(0, 10, -10) for x in (real, fake)]
-    return float(sliced_wasserstein(*scaled, projections=64, seed=seed).value)
+    near, far = (((x.flatten(1).double().cpu() - mean) / std).nan_to_num(0, 10, -10) for x in (real, fake))
+    return float(sliced_wasserstein(near, far, projections=64, seed=seed).value)
 
 
 class _Fit:
@@ -150,8 +156,9 @@ class _Fit:
         self.device = job.processes.device
         self.step, self.spent, self.best, self.stale, self.rollbacks = 0, 0.0, math.inf, 0, 0
         self.best_state: dict[str, Tensor] = {}
+        self.stopped = False  # by patience or the callback
         self._began = time.monotonic()
-        self._saved = time.monotonic()
+        self._saved, self._kept = time.monotonic(), (-1, 0)
 
     def seconds(self) -> float:
         """Time trained, earlier sittings included."""
@@ -167,7 +174,9 @@ class _Fit:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything tensor-like that a checkpoint needs."""
-        return {f"model/{n}": t for n, t in self.model.state_dict().items()} | {f"best/{n}": t for n, t in self.best_state.items()}
+        return {f"model/{n}": t for n, t in self.model.state_dict().items()} | {
+            f"best/{n}": t for n, t in self.best_state.items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything else."""
@@ -176,22 +185,27 @@ class _Fit:
             "best": self.best if math.isfinite(self.best) else None,
             "stale": self.stale,
             "rollbacks": self.rollbacks,
+            "stopped": self.stopped,
+            "lines": len(self.history.lines),
         }
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         path = checkpoint.latest(self.job.run) if self.job.run is not None and self.job.resume else None
         if path is None:
+            # what was written before the first checkpoint comes again
+            self.history.rewind(0)
             return
         tensors, state = checkpoint.load(path)
         self.adopt(tensors, state)
-        self.history.rewind(self.step)
+        self.history.rewind(state["lines"])
+        self._kept = self.step, self.rollbacks
 
     def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take over what ``tensors`` and ``state`` gave to a checkpoint."""
         self.step, self.spent = state["step"], state["seconds"]
         self.best = state["best"] if state["best"] is not None else math.inf
-        self.stale, self.rollbacks = state["stale"], state["rollbacks"]
+        self.stale, self.rollbacks, self.stopped = state["stale"], state["rollbacks"], state["stopped"]
         self.model.load_state_dict(_under(tensors, "model"))
         self.best_state = {n: t.to(self.device) for n, t in _under(tensors, "best").items()}
 
@@ -199,9 +213,9 @@ class _Fit:
         """A checkpoint, if it is time."""
         if self.job.run is None or not (now or time.monotonic() - self._saved >= self.training.save_every):
             return
-        if self.processes.main:
+        if self.processes.main and self._kept != (self.step, self.rollbacks):
             checkpoint.save(self.job.run, self.step, self.tensors(), self.state())
-        self._saved = time.monotonic()
+        self._saved, self._kept = time.monotonic(), (self.step, self.rollbacks)
 
     def stop_here(self) -> None:
         """Ctrl-C: save and say how to go on."""
@@ -233,7 +247,9 @@ class GradientFit(_Fit):
         model, training, world = self.model, self.training, self.processes.world
         assert training.batch_size is not None
         if training.batch_size % world:
-            raise RecipeError(f"batch_size {training.batch_size} cannot be shared by {world} processes: use a multiple of {world}")
+            raise RecipeError(
+                f"batch_size {training.batch_size} cannot be shared by {world} processes: use a multiple of {world}"
+            )
         self.local = training.batch_size // world
         self.wrapped = self.processes.prepare(model)
         self.named = list(model.named_parameters())
@@ -257,7 +273,10 @@ class GradientFit(_Fit):
         plain = [p for _, p in named if p.dim() <= 1]
         assert self.training.learning_rate is not None
         rate = self.training.learning_rate * turn.learning_rate_scale
-        groups = [{"params": decayed, "weight_decay": self.training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": self.training.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         groups = [g for g in groups if g["params"]]
         fused = self.device.type in ("cpu", "cuda")
         optimiser = torch.optim.AdamW(groups, lr=rate, betas=turn.betas, eps=1e-8, fused=fused)
@@ -295,21 +314,23 @@ class GradientFit(_Fit):
         self.restore()
         total = self.training.steps
         every = max(1, (total or 0) // self.training.validate)
-        stop = False
         self.model.train()
         self.good = self._snapshot()
         with self.job.progress as progress, watching_for_ctrl_c() as pressed:
-            while not stop and (done := self.done()) < 1:
+            done = self.done()  # asked once a round, by every process: with a clock it is a sum over them
+            while not self.stopped and done < 1:
                 self._round(done)
                 self.step += 1
-                due = self.step % every == 0 if total else self.done() * self.training.validate >= self._validated + 1
-                if due or self.done() >= 1:
-                    stop = self._validate()
+                done = self.done()
+                due = self.step % every == 0 if total else done * self.training.validate >= self._validated + 1
+                if due or done >= 1:
+                    self.stopped = self._validate(done)
+                    done = self.done()
                     self.save(now=True)
                 else:
                     self.save()
                 if progress.due():
-                    progress.update(self.done(), train=self._train_loss(), validation=self.history.last("validation"), **self._rate())
+                    progress.update(done, train=self._train_loss(), validation=self.history.last("validation"), **self._rate())
                 if pressed():
                     self.stop_here()
         self._finish()
@@ -359,8 +380,8 @@ class GradientFit(_Fit):
 
     # validation, best, rollback
 
-    def _validate(self) -> bool:
-        self._validated = int(self.done() * self.training.validate)
+    def _validate(self, done: float) -> bool:
+        self._validated = int(done * self.training.validate)
         loss = self.processes.sum(self._loss_sum.clone()) / self.processes.world / max(1, self._loss_count)
         if not math.isfinite(float(loss)):
             self._roll_back()
@@ -491,6 +512,15 @@ class GradientFit(_Fit):
 class DirectFit(_Fit):
     """Additive statistics over all rows, an update, and again until the likelihood stands still."""
 
+    before = -math.inf
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"before": self.before if math.isfinite(self.before) else None}
+
+    def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        super().adopt(tensors, state)
+        self.before = state["before"] if state["before"] is not None else -math.inf
+
     def go(self) -> None:
         model = self.model
         assert isinstance(model, FitsDirectly)
@@ -500,23 +530,23 @@ class DirectFit(_Fit):
         with torch.no_grad():
             model.start(place(rows.x, self.device), Draws(seed, 0, len(rows.x), device=self.device))
             self.restore()
-            before = -math.inf
             with self.job.progress as progress, watching_for_ctrl_c() as pressed:
-                while self.done() < 1:
+                while not self.stopped and self.done() < 1:
                     likelihood = model.update(self._sums(seed))
                     self.step += 1
                     value = validation_loss(model, self.job.validation, self.training.seed, self.device)
                     if not math.isfinite(likelihood) or not math.isfinite(value):
                         raise TrainingDiverged(f"the likelihood was not finite at iteration {self.step}: use fewer components")
-                    record = Record(step=self.step, epoch=self.step, seconds=self.seconds(), train=-likelihood, validation=value)
+                    record = Record(
+                        step=self.step, epoch=self.step, seconds=self.seconds(), train=-likelihood, validation=value
+                    )
                     tired = self.judge(value, lambda: {n: t.clone() for n, t in model.state_dict().items()})
-                    still = abs(likelihood - before) < 1e-5 * (1 + abs(likelihood))
-                    before = likelihood
+                    still = abs(likelihood - self.before) < 1e-5 * (1 + abs(likelihood))
+                    self.before = likelihood
+                    self.stopped = self.tell(record) or tired or still
                     progress.update(self.done(), train=-likelihood, validation=value)
-                    self.save()
-                    if self.tell(record) or tired or still:
-                        break
-                    if pressed():
+                    self.save(now=self.stopped)
+                    if pressed() and not self.stopped:
                         self.stop_here()
             self.save(now=True)
         model.load_state_dict(self.best_state)

@@ -8,23 +8,21 @@ from torch.nn import functional as F
 
 from pushforward.core.context import Condition
 from pushforward.core.errors import RecipeError
-from pushforward.core.model import Batch, Encodes, Model, Predicts
+from pushforward.core.model import Batch, Encodes, Model, Predicts, Prepares
 from pushforward.core.schema import Schema
 
 
 class Classifier(Model, Predicts, Encodes):
     """``look`` gives floats, ``body`` features (B, F), ``head`` logits (B, K). ``smoothing`` is label smoothing in training."""
 
-    def __init__(
-        self, schema: Schema, look: nn.Module, body: nn.Module, head: nn.Module, *, smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, schema: Schema, look: nn.Module, body: nn.Module, head: nn.Module, *, smoothing: float = 0.0) -> None:
         super().__init__(schema)
         if schema.target is None or not schema.target.discrete:
             raise RecipeError("a classifier needs a target that is a category: name one with target= (--target)")
         self.look, self.body, self.head, self.smoothing = look, body, head, smoothing
 
     def prepare(self, x: Tensor) -> None:
-        if hasattr(self.look, "prepare"):
+        if isinstance(self.look, Prepares):
             self.look.prepare(x)
 
     def logits(self, x: Tensor) -> Tensor:

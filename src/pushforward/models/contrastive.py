@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pushforward.core.context import Condition
 from pushforward.core.gather import all_rows, rank
-from pushforward.core.model import Batch, Encodes, Model
+from pushforward.core.model import Batch, Encodes, Model, Prepares
 from pushforward.core.schema import Schema
 from pushforward.models.views import FeatureViews
 
@@ -37,13 +37,20 @@ class SimCLR(Model, Encodes):
     """``look`` gives floats, ``views`` two random views of them, ``encoder`` the representation, ``head`` its projection."""
 
     def __init__(
-        self, schema: Schema, look: nn.Module, views: nn.Module, encoder: nn.Module, head: nn.Module, *, temperature: float = 0.2
+        self,
+        schema: Schema,
+        look: nn.Module,
+        views: nn.Module,
+        encoder: nn.Module,
+        head: nn.Module,
+        *,
+        temperature: float = 0.2,
     ) -> None:
         super().__init__(schema)
         self.look, self.views, self.encoder, self.head, self.temperature = look, views, encoder, head, temperature
 
     def prepare(self, x: Tensor) -> None:
-        if hasattr(self.look, "prepare"):
+        if isinstance(self.look, Prepares):
             self.look.prepare(x)
         if isinstance(self.views, FeatureViews):
             self.views.prepare(self.look(x))

@@ -1,17 +1,18 @@
 """Diffusion and flow matching along one Gaussian path, learned as a velocity.
 
     x_t = α(t) y + σ(t) ε,        v = α'(t) y + σ'(t) ε,        y = preprocess.pull(x)
-    loss = E |v_θ(x_t, t) − v|²                                  (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747)
+    loss = E |v_θ(x_t, t) − v|²      (Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747)
     dx/dt = v_θ(x, t) carries noise at t = 1 to data at t = 0
     log p(y) = log N(x_1; 0, 1) + ∫_0^1 tr ∂v_θ/∂x dt
 
-The network corrects the velocity that would be right if the data were standard normal, which ``preprocess`` makes true of each
-coordinate: v_θ = ((αα' + σσ') x + F_θ(x/s, t))/s², s² = α² + σ² , F scaled to unit variance. A network of zeros is then the model
-of independent marginals.
+The network corrects the velocity that would be right if the data were standard normal, which ``preprocess`` makes true of
+each coordinate: v_θ = (αα' + σσ')/s² · x + |ασ' − α'σ|/s · F_θ(x/s, t), s² = α² + σ². A network of zeros is then the model of
+independent marginals.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -156,7 +157,7 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes):
         field = self._field(condition, len(y), 1.0)
         times = torch.linspace(1, 0, 2 * self.steps + 1, dtype=y.dtype, device=y.device)
         state = draws.normal(*self.shape, dtype=y.dtype)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in itertools.pairwise(times):
             alpha_t, sigma_t = self.schedule.alpha(t), self.schedule.sigma(t)
             alpha_s, sigma_s = self.schedule.alpha(s), self.schedule.sigma(s)
             d_alpha, d_sigma = self.schedule.d_alpha(t), self.schedule.d_sigma(t)

@@ -1,11 +1,12 @@
 """What the single elements of an example are distributed as, given parameters, and how they look to a network.
 
-An example is a row of *elements* e (B, E): pixels, symbols, columns; a column with gaps is two, first whether it is missing,
-then its value. A network maps ``features`` (B, F) to ``params`` (B, P); every element owns contiguous slices of both. Two kinds:
+An example is a row of *elements* e (B, E): pixels, symbols, columns; a column with gaps is two, first whether it is
+missing, then its value. A network maps ``features`` (B, F) to ``params`` (B, P); every element owns contiguous slices of
+both. Two kinds:
 
 * ``Levels``: a categorical over K levels (log-softmax of K parameters).
-* ``Mixture``: a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517), log Σ_k π_k p((e − μ_k)/s_k), on a grid of step δ
-  the mass of the cell per step, log Σ_k π_k [σ((e + δ/2 − μ_k)/s_k) − σ((e − δ/2 − μ_k)/s_k)] − log δ, open at the bounds.
+* ``Mixture``: a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517), log Σ_k π_k p((e − μ_k)/s_k), on a grid of
+  step δ the mass of the cell per step, log Σ_k π_k [σ((e + δ/2 − μ_k)/s_k) − σ((e − δ/2 − μ_k)/s_k)] − log δ, open at the bounds.
 
 ``prepare`` sets default parameters from data, to which the network's are added: a network of zeros is the independent model.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import singledispatch
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +89,7 @@ class Levels(Block):
 
 
 class Mixture(Block):
-    """Mixtures of ``components`` logistics over numbers; ``resolution`` 0 is continuous. ``bounds`` make the outer cells open."""
+    """Mixtures of ``components`` logistics over numbers; ``resolution`` 0 is continuous, ``bounds`` open the outer cells."""
 
     mean: Tensor
     std: Tensor
@@ -111,9 +114,9 @@ class Mixture(Block):
         count = known.sum(0).clamp(min=1)
         mean = sample.nan_to_num().sum(0) / count
         std = ((((sample - mean).nan_to_num() * known).square().sum(0)) / count).sqrt()
-        floor = self.resolution if self.resolution else 1e-6 * (1 + mean.abs())
+        floor = torch.full_like(std, self.resolution) if self.resolution else 1e-6 * (1 + mean.abs())
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=floor) if self.resolution else torch.maximum(std, floor))
+        self.std.copy_(torch.maximum(std, floor))
         middle = torch.nanquantile(sample, p, 0).nan_to_num().T  # (count, K)
         edge = torch.nanquantile(sample, torch.linspace(0.02, 0.98, k + 1, dtype=torch.float64), 0).nan_to_num().T
         least = max(0.1 * self.resolution, 1e-3)
@@ -169,6 +172,8 @@ class Mixture(Block):
 
 class Pixels(nn.Module):
     """Image codes {0 … levels − 1} → floats in [−1, 1] for convolutional networks."""
+
+    like: Tensor
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -234,14 +239,18 @@ class Elements(nn.Module):
             return x.to(torch.uint8)
         return x.long() if isinstance(self.kind, Tokens) else x
 
-    def _each(self, e: Tensor):
-        return zip(self.blocks, e.split([block.count for block in self.blocks], 1), strict=True)
+    def _blocks(self) -> list[Block]:
+        return [cast(Block, block) for block in self.blocks]
 
-    def _params(self, params: Tensor):
-        sizes = [block.count * block.params for block in self.blocks]
+    def _each(self, e: Tensor) -> Iterator[tuple[Block, Tensor]]:
+        blocks = self._blocks()
+        return zip(blocks, e.split([block.count for block in blocks], 1), strict=True)
+
+    def _params(self, params: Tensor) -> list[Tensor]:
+        sizes = [block.count * block.params for block in self._blocks()]
         return [
             part.view(len(params), block.count, block.params)
-            for block, part in zip(self.blocks, params.split(sizes, 1), strict=True)
+            for block, part in zip(self._blocks(), params.split(sizes, 1), strict=True)
         ]
 
     def prepare(self, x: Tensor) -> None:
@@ -269,7 +278,7 @@ class Elements(nn.Module):
     def sample(self, params: Tensor, draws: Draws) -> Tensor:
         """Codes drawn independently given ``params`` (B, P)."""
         pieces = self._params(params)
-        return self.put_together(torch.cat([b.sample(p, draws) for b, p in zip(self.blocks, pieces, strict=True)], 1))
+        return self.put_together(torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), pieces, strict=True)], 1))
 
     def spread(self, observed: Tensor) -> Tensor:
         """Which elements are known where ``observed`` (B, …) marks known codes; a gap that is to be filled is known to be one
@@ -287,7 +296,7 @@ class Elements(nn.Module):
     def sample_present(self, params: Tensor, draws: Draws, observed: Tensor) -> Tensor:
         """As ``sample``, but numbers that are not observed are drawn as present, never as gaps."""
         pieces = self._params(params)
-        e = torch.cat([b.sample(p, draws) for b, p in zip(self.blocks, pieces, strict=True)], 1)
+        e = torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), pieces, strict=True)], 1)
         at = 0
         for i in range(self.kind.size if self.gapped else 0):
             if i in self.gapped:
@@ -298,9 +307,8 @@ class Elements(nn.Module):
 
     def singles(self) -> list[Block]:
         """One block for each element, in order."""
-        return [
-            block if block.count == 1 else block.part(i) for block in self.blocks for i in range(block.count)
-        ]
+        blocks = self._blocks()
+        return [block if block.count == 1 else block.part(i) for block in blocks for i in range(block.count)]
 
 
 @singledispatch

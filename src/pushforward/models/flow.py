@@ -42,9 +42,7 @@ class Flow(Model, Samples, Scores, Encodes):
         z, score = self.transform.pull(x, self.conditioner(condition, len(x)), draws)
         return self.base.log_prob(z) + score
 
-    def sample(
-        self, n: int, condition: Condition | None, draws: Draws, *, temperature: float = 1.0, **options: Any
-    ) -> Tensor:
+    def sample(self, n: int, condition: Condition | None, draws: Draws, *, temperature: float = 1.0, **options: Any) -> Tensor:
         z = self.base.sample(draws, dtype=self.dtype)
         return self.transform.push(temperature * z, self.conditioner(condition, n))
 

@@ -2,7 +2,7 @@
 
     z ~ N(0, 1),  x ~ p(x | z);   q(z | x) = N(μ(x), σ²(x))
     log p(x) ≥ E_q log p(x | z) − β KL(q(z | x) ‖ N(0, 1))           the loss, KL in closed form
-    log p(x) = log E_q w,  w = p(x | z) p(z) / q(z | x)              K draws give the tighter bound of Burda et al. 2015, arXiv:1509.00519
+    log p(x) = log E_q w,  w = p(x | z) p(z) / q(z | x)   K draws: the tighter bound of Burda et al. 2015, arXiv:1509.00519
 
 p(x | z) is an explicit likelihood of the user's codes (models/elements), so the bound is in the user's units.
 """
@@ -24,7 +24,7 @@ from pushforward.models.elements import Elements
 
 
 class VAE(Model, Samples, Scores, Encodes, Completes):
-    """``look`` turns codes into the encoder's input; ``encoder``(input, context) → (B, 2L); ``decoder``(B, L + context) → (B, P).
+    """``look`` turns codes into the encoder's input; ``encoder``(input, context) → (B, 2L); ``decoder``(z, context) → (B, P).
 
     ``beta`` weighs the KL term of the loss (Higgins et al. 2017); the reported bounds always use β = 1.
     """

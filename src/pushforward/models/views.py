@@ -30,9 +30,7 @@ class ImageViews(nn.Module):
         flip = torch.where(u[:, 2] < 0.5, -1.0, 1.0) if self.mirror else torch.ones_like(side)
         shift_x, shift_y = (2 * u[:, 3] - 1) * (1 - width), (2 * u[:, 4] - 1) * (1 - height)
         zero = torch.zeros_like(side)
-        affine = torch.stack(
-            [torch.stack([flip * width, zero, shift_x], 1), torch.stack([zero, height, shift_y], 1)], 1
-        )
+        affine = torch.stack([torch.stack([flip * width, zero, shift_x], 1), torch.stack([zero, height, shift_y], 1)], 1)
         grid = F.affine_grid(affine, list(x.shape), align_corners=False)
         view = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
         gain = 1 + self.jitter * (2 * u[:, 5] - 1)

@@ -113,7 +113,7 @@ def adaptive(
     max_steps: int = 1000,
     method: str = "dopri5",
 ) -> Solution:
-    """Integrate from ``start`` to ``stop`` with steps chosen so that each one's error is below atol + rtol·|y| (RMS over the state).
+    """Integrate from ``start`` to ``stop`` with steps whose error is each below atol + rtol·|y| (RMS over the state).
 
     Raises PushforwardError where ``max_steps`` do not suffice or the state becomes non-finite.
     """
@@ -142,7 +142,9 @@ def adaptive(
         ratio = _norm(errors, y, proposal, rtol, atol)
         if not ratio < float("inf"):
             if abs(h) < 1e-8:
-                raise PushforwardError(f"the solver met a non-finite state at t = {float(t):.4g}: the field has no finite solution")
+                raise PushforwardError(
+                    f"the solver met a non-finite state at t = {float(t):.4g}: the field has no finite solution"
+                )
             h *= 0.1
             continue
         if ratio <= 1:

@@ -27,9 +27,7 @@ class Dequantise(Elementwise):
     stochastic = True
     tight = False
 
-    def __init__(
-        self, resolution: float | Tensor = 1.0, bounds: tuple[float | Tensor, float | Tensor] | None = None
-    ) -> None:
+    def __init__(self, resolution: float | Tensor = 1.0, bounds: tuple[float | Tensor, float | Tensor] | None = None) -> None:
         super().__init__()
         self.register_buffer("resolution", torch.as_tensor(resolution, dtype=torch.float64))
         lower, upper = bounds if bounds is not None else (-torch.inf, torch.inf)

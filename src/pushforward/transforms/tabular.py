@@ -8,7 +8,8 @@ learn is only how the coordinates hang together; doing nothing is already the in
 * numbers: dequantised where they lie on a grid, then a monotone piecewise-linear map through matched quantiles of the data and
   of N(0, 1); V = Σ log dz/dx.
 * missing numbers: a level column says that the number is missing; the number itself, unknown, is drawn as z ~ N(0, 1) with
-  V = −log φ(z) (the bound is then on the log-probability of what was seen, gap included), or kept NaN for models that integrate it out.
+  V = −log φ(z) (the bound is then on the log-probability of what was seen, gap included), or kept NaN for models that
+  integrate it out.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class LevelMarginals(Elementwise):
     stochastic = True
     edges: Tensor
     like: Tensor
+    rows: Tensor
 
     def __init__(self, shape: tuple[int, ...], levels: int | Sequence[int], pseudo: float = 0.1) -> None:
         super().__init__()
@@ -180,7 +182,7 @@ class NumberMarginals(Elementwise):
 
 
 class TableMap(Elementwise):
-    """Codes of a table (B, C) ↔ vectors (B, C + G): numbers, then levels, then one gap indicator for each of G columns with gaps.
+    """Codes of a table (B, C) ↔ vectors (B, C + G): numbers, levels, and a gap indicator for each of G columns with gaps.
 
     ``number_map`` and ``level_map`` do the work for their parts.
     """

@@ -61,15 +61,15 @@ class Scale(Elementwise):
 
 
 class Interval(Elementwise):
-    """Fixed affine map of codes in [lower, upper] to [−1, 1]: z = 2 (x − lower)/(upper − lower) − 1; V = −D log half."""
+    """Fixed affine map of codes in [lower, upper] to [−1, 1]: z = 2 (x − lower)/(upper − lower) − 1; V = −D log radius."""
 
     def __init__(self, lower: float, upper: float) -> None:
         super().__init__()
-        self.middle, self.half = (lower + upper) / 2, (upper - lower) / 2
+        self.middle, self.radius = (lower + upper) / 2, (upper - lower) / 2
 
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
-        return self.middle + self.half * z
+        return self.middle + self.radius * z
 
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-        score = torch.full((len(x),), -x[0].numel() * math.log(self.half), dtype=x.dtype, device=x.device)
-        return (x - self.middle) / self.half, score
+        score = torch.full((len(x),), -x[0].numel() * math.log(self.radius), dtype=x.dtype, device=x.device)
+        return (x - self.middle) / self.radius, score
