@@ -10,6 +10,7 @@ import pytest
 
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError
 from pushforward.core.schema import Column, ColumnKind, Image, Schema, Table, Tokens, Vector, to_json
+from pushforward.fitting import report
 from pushforward.fitting.report import diagnose, write_report
 
 NASTY = '<script>alert("x")</script> $\\frac{ é 値'
@@ -302,7 +303,7 @@ class TestPages:
         assert text.count('aria-label="log density of') == 2
         assert "wgan-gp offers no density." in text
         assert "out of memory &lt;script&gt;" in text
-        assert "sliced wasserstein" in text
+        assert "sliced Wasserstein" in text
         assert "rollback — loss was not finite; went back to step 1900" in text
 
     def test_text(self, tmp_path):
@@ -365,7 +366,7 @@ class TestLeaderboard:
             metric("nats", 1.0, kind="lower_bound"),
             metric("nats", 2.0, kind="ode"),
         )
-        assert re.findall(r"<b>(.*?)</b>", board) == ["3"]
+        assert re.findall(r"<b>(.*?)</b>", board) == ["3.000"]
         for kind in ("exact", "ode", "lower_bound"):
             assert f'class="badge {kind}"' in board
         assert "may understate" in text
@@ -382,8 +383,13 @@ class TestLeaderboard:
         board, _ = self.rows(
             tmp_path, metric("p", float("-inf")), metric("p", float("nan")), metric("p", 2.0), metric("p", 3.0), None
         )
-        assert re.findall(r"<b>(.*?)</b>", board) == ["2"]
+        assert re.findall(r"<b>(.*?)</b>", board) == ["2.000"]
         assert "not a number" in board
+
+    @pytest.mark.parametrize("value", [0.0, -0.0, 0, 1e-12, 1e300, -5e-324, 12345.678, 1, None])
+    @pytest.mark.parametrize("error", [None, 0.0, 1e-30, 1e30, float("nan")])
+    def test_any_value_can_be_shown(self, value, error):
+        assert report._number(value, error)
 
     def test_digits_follow_the_standard_error(self, tmp_path):
         board, _ = self.rows(tmp_path, metric("p", -93.14159, error=0.52), metric("p", 93.14159))
@@ -431,6 +437,12 @@ class TestDiagnosis:
         assert diagnose([]).kind == "short"
         assert diagnose(curve(n=3)).kind == "short"
         assert diagnose([{"event": "rollback", "step": 3}]).kind == "short"
+
+    def test_fitted_directly(self):
+        records = [{"step": i, "train": v, "validation": v, "learning_rate": None} for i, v in ((1, 129.0), (2, 129.0))]
+        assert diagnose(records).kind == "converged"
+        records[1]["validation"] = 90.0
+        assert diagnose(records).kind == "short"
 
     def test_without_validation(self):
         assert diagnose(curve(validation=False)).kind == "converged"

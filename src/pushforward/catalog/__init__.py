@@ -164,7 +164,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "ode",
                 _CONTINUOUS,
                 conditions=True,
-                training={"learning_rate": 1e-3, "steps": 5000},
+                training={"learning_rate": 1e-3, "steps": 5000, "batch_size": 128},
             ),
             _family(
                 "made",

@@ -45,5 +45,5 @@ def vae(schema: Schema, config: VaeOptions) -> VAE:
     else:
         parts = elements(kind, components=3)
         encoder = MLP(eye.features, 2 * latent, config.hidden, context=conditioner.width)
-        decoder = MLP(inputs, len(parts.param_element), config.hidden[::-1])
+        decoder = MLP(inputs, len(parts.param_element), config.hidden[::-1], zero_last=True)
     return VAE(schema, parts, eye, encoder, decoder, conditioner, latent=latent, beta=config.beta)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.catalog import FAMILIES, family
-from pushforward.core.errors import Interrupted, PushforwardError, RecipeError
+from pushforward.core.errors import DataError, Interrupted, PushforwardError, RecipeError
 from pushforward.fitting.evaluate import Evaluation, evaluate, write_evaluation
 from pushforward.fitting.files import whole, write_json, writing_failed
 from pushforward.fitting.fit import fit_data, open_for, training_from
@@ -212,6 +212,8 @@ def compare(
             except (KeyboardInterrupt, Interrupted):
                 raise
             except Exception as error:  # one family's failure is a line of the leaderboard
+                if isinstance(error, DataError) and not results:
+                    raise  # what cannot be read will not be read for the next family either
                 line = _one_line(error)
                 board.say(f"compare: {label} failed: {line}")
                 if run is not None:

@@ -78,16 +78,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: this is not a complete run folder")
     try:
-        with open(path, "rb") as handle:
-            head = handle.read(2)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if head == b"PK" or head[:1] == b"\x80":
-        raise CheckpointError(f"{path} is a pickle, which could run any code: it is never read; fit again to get safetensors")
-    try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
+        # only now: safetensors begin with a length, whose first byte may be anything
+        if _begins_as_pickle(path):
+            raise CheckpointError(
+                f"{path} is a pickle, which could run any code: it is never read; fit again to get safetensors"
+            ) from None
         raise CheckpointError(f"{path} is damaged or truncated ({error}): restore it or fit again") from error
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(2)
+    except OSError:
+        return False
+    return head == b"PK" or head[:1] == b"\x80"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -193,6 +193,9 @@ def _claim(run: Path, recipe: dict[str, Any], resume: bool, force: bool) -> None
                 raise CheckpointError(
                     f"{run} was made with another {name}: resume with the same command, or choose another --out"
                 )
+        rows, now = before.get("data", {}).get("rows"), recipe["data"]["rows"]
+        if rows != now:
+            raise CheckpointError(f"{run} was made with data of {rows} rows, found {now}: resume with the same data")
         earlier = {k: v for k, v in before.get("training", {}).items() if k not in ("device", "tensorboard", "save_every")}
         for name, value in earlier.items():
             if _round_trip(recipe["training"].get(name)) != value:

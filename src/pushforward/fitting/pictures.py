@@ -72,9 +72,9 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers within [low, high]."""
-    found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> list[float]:
+    """Round numbers within [low, high]; ``whole`` ones where the axis has no others."""
+    found = MaxNLocator(most, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
     slack = 1e-9 * (high - low)
     return [0.0 if abs(t) < slack else float(t) for t in found if low - slack <= t <= high + slack]
 
@@ -101,9 +101,11 @@ def _window(series: Sequence[Series]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def curves(series: Sequence[Series], *, label: str, x_label: str, y_label: str, marks: Sequence[float] = ()) -> Markup:
+def curves(
+    series: Sequence[Series], *, label: str, x_label: str, y_label: str, marks: Sequence[float] = (), height: float = 240.0
+) -> Markup:
     """Lines over steps, logarithmic where these span two decades. ``marks`` are steps at which something happened."""
-    width, height, left, right, top, bottom = 440.0, 240.0, 52.0, 10.0, 24.0, 36.0
+    width, left, right, top, bottom = 440.0, 52.0, 18.0, 24.0, 36.0
     inner_w, inner_h = width - left - right, height - top - bottom
     steps = np.concatenate([np.asarray(s.x, dtype=float) for s in series if s.x is not None] or [np.zeros(1)])
     first, last = float(steps.min()), float(steps.max())
@@ -124,10 +126,10 @@ def curves(series: Sequence[Series], *, label: str, x_label: str, y_label: str, 
         return (1 - (np.asarray(y) - low) / (high - low)) * inner_h
 
     parts: list[Markup] = []
-    for t in ticks(low, high):
+    for t in ticks(low, high, 5 if height > 200 else 3):
         y = top + float(at_y(t))
         parts += [_line(left, y, width - right, y, "grid"), _text(left - 6, y + 3.5, short(t), anchor="end")]
-    for t in _log_ticks(first, last) if log else ticks(first, last, 6):
+    for t in _log_ticks(first, last) if log else ticks(first, last, 6, whole=True):
         x = left + float(at_x(t))
         parts += [_line(x, height - bottom, x, height - bottom + 4, "axis"), _text(x, height - bottom + 16, short(t))]
     parts.append(_line(left, height - bottom, width - right, height - bottom, "axis"))
@@ -173,7 +175,7 @@ def histogram(
     edges: np.ndarray, real: np.ndarray | None, samples: Sequence[Series], *, label: str, show: Callable[[float], str] = short
 ) -> Markup:
     """Shares per bin: the real data as a filled shape, each set of samples as an outline."""
-    width, height, bottom, top = 260.0, 124.0, 20.0, 6.0
+    width, height, bottom, top = 230.0, 116.0, 20.0, 6.0
     inner_h = height - bottom - top
     heights = [*([real] if real is not None else []), *(s.y for s in samples)]
     peak = max([float(h.max()) for h in heights if len(h)] + [1e-12])
@@ -197,7 +199,8 @@ def histogram(
         )
     parts.append(_line(0, height - bottom, width, height - bottom, "axis"))
     low, high = float(edges[0]), float(edges[-1])
-    places = ticks(low, high, 3)
+    middles = (edges[:-1] + edges[1:]) / 2
+    places = ticks(low, high, 3, whole=bool(np.allclose(middles, np.rint(middles))))
     if show is not short or len(places) < 2:
         places = [low, high]
     for t in places:
@@ -209,7 +212,7 @@ def histogram(
 
 def bars(labels: Sequence[str], real: np.ndarray | None, samples: Sequence[Series], *, label: str) -> Markup:
     """Shares of categories: a bar each for up to three sets of samples, a dot on the real bar for each of more."""
-    width, left, right = 260.0, 86.0, 36.0
+    width, left, right = 230.0, 84.0, 46.0
     inner = width - left - right
     thin = len(samples) <= 3
     band = 13.0 + (6.0 * len(samples) if thin else 4.0)
@@ -217,7 +220,7 @@ def bars(labels: Sequence[str], real: np.ndarray | None, samples: Sequence[Serie
     parts: list[Markup] = []
     for i, name in enumerate(labels):
         y = i * band + 2
-        parts.append(Markup("<g><title>{}</title>{}</g>").format(name, _text(left - 6, y + 9, _cut(name, 14), anchor="end")))
+        parts.append(Markup("<g><title>{}</title>{}</g>").format(name, _text(left - 6, y + 9, _cut(name, 12), anchor="end")))
         if real is not None:
             parts.append(_rect(left, y, real[i] / peak * inner, 10, "var(--real)", f"real {real[i]:.1%}", ' opacity=".55"'))
             end = max([float(real[i]), *(0.0 if thin else float(s.y[i]) for s in samples)]) / peak * inner
@@ -242,7 +245,7 @@ def correlation(names: Sequence[str], matrix: np.ndarray, *, label: str) -> Mark
     for i, row in enumerate(names):
         y = i * cell
         parts.append(
-            Markup("<g><title>{}</title>{}</g>").format(row, _text(left - 6, y + cell / 2 + 3.5, _cut(row, 14), anchor="end"))
+            Markup("<g><title>{}</title>{}</g>").format(row, _text(left - 6, y + cell / 2 + 3.5, _cut(row, 12), anchor="end"))
         )
         for j, column in enumerate(names):
             r = float(matrix[i, j])
@@ -292,8 +295,8 @@ def scatter(groups: Sequence[tuple[np.ndarray, np.ndarray, str]], extent: Sequen
     axes.set_ylim(extent[2], extent[3])
     for x, y, colour in groups:
         keep = np.isfinite(x) & np.isfinite(y)
-        alpha = float(np.clip(220 / max(int(keep.sum()), 1), 0.45, 0.85))
-        area = (size / 500) ** 2 * (11 if len(x) > 300 else 18)
+        alpha = float(np.clip(300 / max(int(keep.sum()), 1), 0.5, 0.85))
+        area = (size / 500) ** 1.3 * (11 if len(x) > 300 else 18)
         axes.scatter(x[keep], y[keep], s=area, c=colour, alpha=alpha, linewidths=0)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())

@@ -40,7 +40,7 @@ class Progress:
         if not self.due():
             return
         self._last = time.monotonic()
-        text = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items() if value is not None)
+        text = "  ".join(f"{name} {_short(value)}" for name, value in figures.items() if value is not None)
         if self._live:
             self._draw(done, text)
         else:
@@ -68,3 +68,7 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=1.0, text="")
             self._bar.start()
         self._bar.update(self._task, completed=done, text=text)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.4g}"

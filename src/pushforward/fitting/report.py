@@ -26,7 +26,7 @@ from pushforward.core.errors import CheckpointError, DataError, PushforwardError
 from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector, from_json
 from pushforward.fitting import pictures
 from pushforward.fitting.files import read_json, whole
-from pushforward.fitting.pictures import PALETTE, Series
+from pushforward.fitting.pictures import PALETTE, Series, short
 
 VERSION = 1
 MOST_ROWS = 1000
@@ -104,6 +104,11 @@ def diagnose(metrics: Sequence[Mapping[str, Any]]) -> Diagnosis:
     train = [p for p in train if math.isfinite(p[1])]
     valid = [p for p in valid if math.isfinite(p[1])]
     judged = valid or train
+    passes = [v for _, v in judged]
+    direct = bool(records) and all("learning_rate" in m and m["learning_rate"] is None for m in records)
+    # Fitted by statistics (EM, moments), not by gradients: it ends when a pass changes nothing.
+    if direct and len(passes) > 1 and abs(passes[-1] - passes[-2]) <= 1e-3 * (abs(passes[-1]) + abs(passes[0] - passes[-1])):
+        return Diagnosis("converged", f"Converged: fitted directly, and the last of {len(passes)} passes changed nothing.")
     if len(judged) < 5 or (not distance and len(train) < 5):
         if not judged:
             return Diagnosis("short", "There is no learning curve: the family is fitted directly, or training wrote nothing.")
@@ -339,20 +344,25 @@ def _name_runs(runs: Sequence[Run]) -> None:
 # ------------------------------------------------------------------------------------------------------------------ text
 
 
+def _digits(error: float | None) -> int | None:
+    """Decimals that show two digits of a standard error; None where there is none to go by."""
+    if error is None or not math.isfinite(error) or error < 1e-9:
+        return None
+    return max(0, 1 - math.floor(math.log10(error)))
+
+
 def _number(value: Any, error: float | None = None) -> str:
-    """A value with as many digits as its standard error bears, or four."""
+    """A value with as many decimals as its standard error bears, or four digits."""
     if value is None:
         return "—"
-    value = float(value)
+    given, value = value, float(value)
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
-    if error is not None and math.isfinite(error) and error > 0:
-        digits = min(max(0, 1 - math.floor(math.log10(error))), 6)
-        return f"{value:,.{digits}f}".replace("-", "−")
-    size = abs(value)
-    if size != 0 and (size < 1e-3 or size >= 1e7):
-        return f"{value:.3g}".replace("-", "−")
-    digits = 0 if value == round(value) or size >= 1000 else max(0, 3 - math.floor(math.log10(size)))
+    size, digits = abs(value), _digits(error)
+    if digits is None:
+        if size != 0 and (size < 1e-3 or size >= 1e7):
+            return f"{value:.3g}".replace("-", "−")
+        digits = 0 if isinstance(given, int) or size >= 1000 or size == 0 else max(0, 3 - math.floor(math.log10(size)))
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
@@ -387,7 +397,7 @@ def _day(code: float) -> str:
     try:
         return str(np.datetime64("1970-01-01") + np.timedelta64(round(code), "D"))
     except (OverflowError, ValueError):
-        return pictures.short(code)
+        return short(code)
 
 
 def _value(column: Column, code: float) -> str:
@@ -477,7 +487,7 @@ def _misfit(run: Run, rows: Rows, error: PushforwardError) -> CheckpointError:
 
 
 def _tabulated(run: Run, held: Rows, count: int) -> dict[str, Any]:
-    """The first rows as a table in the user's own types: {head, body, note}."""
+    """The first rows as a table in the user's own types: {head, body, note}; the head says which columns are numbers."""
     schema = run.schema
     assert schema is not None
     rows = held.take(slice(count))
@@ -505,7 +515,8 @@ def _tabulated(run: Run, held: Rows, count: int) -> dict[str, Any]:
                 for line, code in zip(body, rows.columns[column.name].tolist(), strict=True):
                     line.append({"text": _value(column, code), "kind": "text"})
     note = f"The first 30 of {len(names)} columns are shown." if len(names) > 30 else ""
-    return {"head": [str(n) for n in names[:30]], "body": body, "note": note}
+    numeric = [any(line[i]["kind"] == "number" for line in body) for i in range(min(30, len(names)))]
+    return {"head": list(zip(map(str, names[:30]), numeric, strict=True)), "body": body, "note": note}
 
 
 def _texts(run: Run, held: Rows, count: int) -> list[dict[str, str]]:
@@ -603,7 +614,7 @@ def _leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
         about = [f"{m['n']:,} rows" if isinstance(m.get("n"), int) else "", str(m.get("note") or "")]
         return {
             "text": _number(value, error),
-            "error": f"{error:.2g}" if error is not None and math.isfinite(error) and error > 0 else "",
+            "error": _number(error, error) if _digits(error) is not None else "",
             "best": best,
             "badge": _badge(m.get("kind")),
             "title": " · ".join(a for a in about if a),
@@ -663,7 +674,7 @@ def _learning(run: Run) -> dict[str, Any]:
     """Curves, diagnosis and events of one run."""
     found: dict[str, Any] = {"run": run, "diagnosis": diagnose(run.records), "pictures": [], "distance": ""}
     measure = next((str(r["criterion"]) for r in run.records if r.get("criterion", "loss") != "loss"), "")
-    found["distance"] = measure.replace("_", " ")
+    found["distance"] = {"sliced_wasserstein": "sliced Wasserstein"}.get(measure, measure.replace("_", " "))
     lines = {}
     for name in ("train", "validation"):
         points = [(r["step"], r[name]) for r in run.records if r.get(name) is not None]
@@ -678,7 +689,9 @@ def _learning(run: Run) -> dict[str, Any]:
         if shown:
             y_label = found["distance"] if measure and group == ["validation"] else "loss"
             label = f"{run.label}: {' and '.join(s.name for s in shown)} against steps"
-            found["pictures"].append(pictures.curves(shown, label=label, x_label="step", y_label=y_label, marks=marks))
+            height = 240.0 if len(groups) == 1 else 134.0
+            drawn = pictures.curves(shown, label=label, x_label="step", y_label=y_label, marks=marks, height=height)
+            found["pictures"].append(drawn)
     found["events"] = [
         {"step": e.get("step"), "event": str(e["event"]), "message": str(e.get("message") or "")} for e in run.events[:20]
     ]
@@ -730,12 +743,15 @@ def _marginal(column: Column, real: np.ndarray, samples: Sequence[tuple[Run, np.
         return {"name": column.name, "picture": pictures.bars(names, shares, series, label=label), "notes": notes}
     finite = real[np.isfinite(real)]
     if any(np.isnan(codes).any() for codes in (real, *(s for _, s in samples))):
-        said = [f"real {np.isnan(real).mean():.1%}"] + [f"{r.label} {np.isnan(codes).mean():.1%}" for r, codes in samples]
-        notes.append("missing: " + ", ".join(said))
+        gaps = [float(np.isnan(codes).mean()) for _, codes in samples]
+        said = [f"{r.label} {share:.1%}" for (r, _), share in zip(samples, gaps, strict=True)]
+        if len(said) > 3:
+            said = [f"models {min(gaps):.1%} to {max(gaps):.1%}"]
+        notes.append(", ".join([f"missing: real {np.isnan(real).mean():.1%}", *said]))
     if not len(finite):
         return {"name": column.name, "picture": None, "notes": [*notes, "the real rows shown hold no number"]}
     edges = _edges(column, finite)
-    outside = []
+    outside: list[tuple[float, str]] = []
 
     def heights(codes: np.ndarray) -> np.ndarray:
         present = codes[~np.isnan(codes)]
@@ -745,11 +761,13 @@ def _marginal(column: Column, real: np.ndarray, samples: Sequence[tuple[Run, np.
         present = codes[~np.isnan(codes)]
         share = float(((present < finite.min()) | (present > finite.max())).mean()) if len(present) else 0.0
         if share > 0.01:
-            outside.append(f"{run.label} {share:.1%}")
+            outside.append((share, f"{run.label} {share:.1%}"))
     if outside:
-        notes.append("outside the range of the real rows: " + ", ".join(outside))
+        worst = [said for _, said in sorted(outside, reverse=True)]
+        more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
+        notes.append("outside the range of the real rows: " + ", ".join(worst[:3]) + more)
     series = [Series(r.label, heights(codes), colour=r.colour) for r, codes in samples]
-    show = _day if column.kind is ColumnKind.DATE else pictures.short
+    show = _day if column.kind is ColumnKind.DATE else short
     picture = pictures.histogram(edges, heights(real), series, label=label, show=show)
     return {"name": column.name, "picture": picture, "notes": notes}
 
@@ -766,36 +784,37 @@ def _bulk(values: Iterable[np.ndarray], margin: float = 0.08, quantile: float = 
 
 def _pairs(
     columns: Sequence[Column], real: Mapping[str, np.ndarray], run: Run, own: Mapping[str, np.ndarray], size: int
-) -> Any:
-    """The lower triangle of scatter plots: rows of cells, each a name or a picture."""
+) -> dict[str, Any]:
+    """A square of scatter plots: samples below the diagonal, the real data in the same axes above it."""
     rng = np.random.default_rng(0)
-
-    def spread(column: Column, codes: np.ndarray) -> np.ndarray:
+    extents, grains = {}, {}
+    for column in columns:
+        codes = real[column.name]
+        low, high = (-0.6, max(np.nanmax(codes, initial=0), 1) + 0.6) if column.discrete else _bulk([codes])
         step = 1.0 if column.discrete else column.resolution or 0.0
-        low, high = _bulk([real[column.name]])
-        coarse = column.discrete or (step and (high - low) / step < 40)
-        return codes + rng.uniform(-0.35, 0.35, len(codes)) * step if coarse else codes
+        # What lies on a coarse grid is spread within its cells, so that points do not hide each other.
+        extents[column.name] = (low, high)
+        grains[column.name] = step if column.discrete or (high - low) < 40 * step else 0.0
 
+    def spread(name: str, codes: np.ndarray) -> np.ndarray:
+        return codes + rng.uniform(-0.35, 0.35, len(codes)) * grains[name]
+
+    def cell(x: str, y: str, held: Mapping[str, np.ndarray], colour: str, label: str) -> dict[str, Any]:
+        points = (spread(x, held[x]), spread(y, held[y]), colour)
+        picture = pictures.scatter([points], (*extents[x], *extents[y]), size=size)
+        return {"picture": picture, "label": f"{label}: {y} against {x}"}
+
+    def diagonal(column: Column) -> dict[str, Any]:
+        codes = real[column.name][np.isfinite(real[column.name])]
+        limits = f"{_value(column, codes.min())} to {_value(column, codes.max())}" if len(codes) and not column.discrete else ""
+        return {"picture": None, "name": column.name, "range": limits}
+
+    names = [c.name for c in columns]
     grid = []
     for i, down in enumerate(columns):
-        line: list[dict[str, Any]] = []
-        for j, across in enumerate(columns[: i + 1]):
-            if i == j:
-                codes = real[down.name][np.isfinite(real[down.name])]
-                limits = f"{_value(down, codes.min())} to {_value(down, codes.max())}" if len(codes) else ""
-                line.append({"name": down.name, "range": "" if down.discrete else limits, "picture": None})
-                continue
-            extent: list[float] = []
-            for column in (across, down):
-                codes = real[column.name]
-                extent += [-0.6, max(np.nanmax(codes, initial=0), 1) + 0.6] if column.discrete else _bulk([codes])
-            drawn = [
-                (spread(across, held[across.name]), spread(down, held[down.name]), colour)
-                for held, colour in ((real, pictures.REAL), (own, run.colour))
-            ]
-            label = f"{down.name} against {across.name}: real data grey, {run.label} in colour"
-            line.append({"picture": pictures.scatter(drawn, extent, size=size), "label": label})
-        grid.append(line)
+        below = [cell(name, down.name, own, run.colour, run.label) for name in names[:i]]
+        above = [cell(down.name, name, real, pictures.REAL, "real data") for name in names[i + 1 :]]
+        grid.append([*below, diagonal(down), *above])
     return {"run": run, "grid": grid}
 
 
@@ -850,7 +869,8 @@ def _tabular(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
             note = ""
             if np.isfinite(gaps).any():
                 i, j = np.unravel_index(int(np.nanargmax(gaps)), gaps.shape)
-                note = f"furthest from real: {numeric[i]} × {numeric[j]}, {learned[i, j]:.2f} instead of {truth[i, j]:.2f}"
+                now, wanted = (short(round(float(m[i, j]), 2)) for m in (learned, truth))
+                note = f"furthest from real: {numeric[i]} × {numeric[j]}, {now} instead of {wanted}"
             picture = pictures.correlation(numeric, learned, label=f"correlations of samples of {run.label}")
             found["correlations"].append({"label": run.label, "picture": picture, "note": note})
     return found
@@ -901,7 +921,7 @@ def _plane(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
     return {
         "real": points(real, pictures.REAL, "real data"),
         "rows": rows,
-        "scale": {"low": _number(low), "high": _number(high), "css": pictures.gradient()} if grids else None,
+        "scale": {"low": short(round(low, 2)), "high": short(round(high, 2)), "css": pictures.gradient()} if grids else None,
     }
 
 
@@ -910,6 +930,8 @@ def _beside(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
     if source.schema is None or source.preview is None:
         return None
     kind, real = source.schema.example, source.preview
+    if isinstance(kind, Vector) and kind.size == 2:
+        return None  # the plane shows them all
     cards: list[dict[str, Any]] = []
     holders = [("real data", "", source, real), *((r.label, r.colour, r, r.samples) for r in runs)]
     if not any(rows is not None and len(rows) for _, _, _, rows in holders[1:]):
@@ -934,7 +956,7 @@ def _beside(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
 def _shown_folder(folder: Path) -> str:
     """The folder as a command can name it from here, without what lies above the working directory."""
     absolute, here = Path(os.path.abspath(folder)), Path.cwd()
-    return shlex.quote(str(absolute.relative_to(here)) if absolute.is_relative_to(here) and absolute != here else str(folder))
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) and absolute != here else str(folder)
 
 
 def _going_on(run: Run) -> dict[str, Any]:
@@ -943,7 +965,8 @@ def _going_on(run: Run) -> dict[str, Any]:
 
     known = FAMILIES.get(run.family)
     verbs = known.verbs if known else ("sample",)
-    folder = _shown_folder(run.folder)
+    path = _shown_folder(run.folder)
+    folder = shlex.quote(path)
     kind = run.schema.example.name if run.schema else ""
     out = {"table": "samples.csv", "image": "samples.png", "tokens": "samples.txt"}.get(kind, "samples.npy")
     new = {"table": "new.csv", "image": "folder-of-images", "tokens": "new.txt"}.get(kind, "new.npy")
@@ -963,7 +986,7 @@ def _going_on(run: Run) -> dict[str, Any]:
         "run": run,
         "commands": commands,
         "recipe": json.dumps(recipe, indent=2, ensure_ascii=False, default=str),
-        "python": "" if run.error else f'import pushforward as pf\nmodel = pf.load("{run.folder.as_posix()}")',
+        "python": "" if run.error else f"import pushforward as pf\n\nmodel = pf.load({json.dumps(path, ensure_ascii=False)})",
     }
 
 

@@ -7,6 +7,7 @@ interrupted: a resumed run ends with the same bits, and several processes train 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
@@ -111,7 +112,9 @@ def watching_for_ctrl_c() -> Iterator[Callable[[], bool]]:
 
 
 @torch.no_grad()
-def validation_loss(model: Model, data: Data, seed: int, device: torch.device) -> float:
+def validation_loss(
+    model: Model, data: Data, seed: int, device: torch.device, autocast: Callable[[], Any] = contextlib.nullcontext
+) -> float:
     """Mean loss of the last turn on up to 2048 rows with the same noise and stratified times every time."""
     turn, held = model.turns[-1].name, mix(seed, _HELD)
     count = min(len(data), _VALIDATE)
@@ -123,7 +126,8 @@ def validation_loss(model: Model, data: Data, seed: int, device: torch.device) -
             stop = min(start + _CHUNK, count)
             draws = Draws(held, start, stop, count, device)
             batch = to_batch(data.rows(slice(start, stop)), model.schema, draws, device)
-            total += float(model(batch, turn)["loss"].sum())
+            with autocast():
+                total += float(model(batch, turn)["loss"].sum())
     model.train(was)
     return total / count
 
@@ -164,13 +168,19 @@ class _Fit:
         """Time trained, earlier sittings included."""
         return self.spent + time.monotonic() - self._began
 
+    def begin(self) -> None:
+        """The clock starts; an earlier sitting is gone on with."""
+        self.restore()
+        self._began = self._saved = time.monotonic()
+
     def done(self) -> float:
-        """Share of the budget that is used, in [0, 1]."""
+        """Share of the budget that is used, in [0, 1]; below 1 before the first step."""
         if self.training.minutes is None:
             return self.step / max(1, self.training.steps or 1)
         share = torch.tensor(self.seconds() / (60 * self.training.minutes), dtype=torch.float64)
         # all processes must agree on when to stop
-        return min(1.0, float(self.processes.sum(share.to(torch.float32).to(self.device))) / self.processes.world)
+        share = self.processes.sum(share.to(torch.float32).to(self.device)) / self.processes.world
+        return min(1.0 if self.step else 0.0, float(share))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything tensor-like that a checkpoint needs."""
@@ -231,7 +241,8 @@ class _Fit:
             self.best, self.stale, self.best_state = value, 0, state()
         else:
             self.stale += 1
-        return self.training.patience > 0 and self.stale >= self.training.patience
+        # a distance between samples is too noisy to stop by: the best state is kept all the same
+        return self.model.comparable and 0 < self.training.patience <= self.stale
 
     def tell(self, record: Record) -> bool:
         """Write the record and ask the callback; true when it wants to stop."""
@@ -311,7 +322,7 @@ class GradientFit(_Fit):
     # steps
 
     def go(self) -> None:
-        self.restore()
+        self.begin()
         total = self.training.steps
         every = max(1, (total or 0) // self.training.validate)
         self.model.train()
@@ -370,11 +381,13 @@ class GradientFit(_Fit):
         self.model.after_step(turn.name)
         return {name: value.detach().float().mean() for name, value in terms.items()}
 
-    def _train_loss(self) -> float:
-        return float(self._loss_sum) / max(1, self._loss_count)
+    def _train_loss(self) -> float | None:
+        return float(self._loss_sum) / self._loss_count if self._loss_count else self.history.last("train")
 
-    def _rate(self) -> dict[str, float]:
+    def _rate(self) -> dict[str, float | None]:
         batches, since = self._mark
+        if self.batches == batches:
+            return {"examples/s": self.history.last("examples_per_second")}
         size = self.training.batch_size or 0
         return {"examples/s": (self.batches - batches) * size / max(1e-9, time.monotonic() - since)}
 
@@ -386,10 +399,11 @@ class GradientFit(_Fit):
         if not math.isfinite(float(loss)):
             self._roll_back()
             return False
+        terms = {name: self.processes.sum(total) / self.processes.world for name, total in self._terms.items()}
         rate = self._rate()["examples/s"]
         with self.averaged():
             if self.model.comparable:
-                criterion, value = "loss", validation_loss(self.model, self.job.validation, self.training.seed, self.device)
+                criterion, value = "loss", self._held_loss()
             else:
                 criterion = "sliced_wasserstein"
                 value = sample_distance(self.model, self.job.validation, self.training.seed, self.device)
@@ -405,7 +419,7 @@ class GradientFit(_Fit):
             learning_rate=next(iter(self.optimisers.values())).param_groups[0]["lr"],
             examples_per_second=rate,
             criterion=criterion,
-            terms={name: float(total) / self._loss_count for name, total in self._terms.items() if name != "loss"},
+            terms={name: float(total) / self._loss_count for name, total in terms.items() if name != "loss"},
         )
         enough = self.judge(value, self._averages)
         self._loss_sum.zero_()
@@ -413,6 +427,10 @@ class GradientFit(_Fit):
         self._mark = (self.batches, time.monotonic())
         self.good = self._snapshot()
         return self.tell(record) or enough
+
+    def _held_loss(self) -> float:
+        autocast = self.processes.autocast
+        return validation_loss(self.model, self.job.validation, self.training.seed, self.device, autocast)
 
     def _averages(self) -> dict[str, Tensor]:
         """The whole state with averaged parameters."""
@@ -529,7 +547,7 @@ class DirectFit(_Fit):
         seed = mix(self.training.seed, _EM)
         with torch.no_grad():
             model.start(place(rows.x, self.device), Draws(seed, 0, len(rows.x), device=self.device))
-            self.restore()
+            self.begin()
             with self.job.progress as progress, watching_for_ctrl_c() as pressed:
                 while not self.stopped and self.done() < 1:
                     likelihood = model.update(self._sums(seed))

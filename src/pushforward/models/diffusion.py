@@ -150,25 +150,31 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes):
         return line.pow(1.5)
 
     def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
-        """Ancestral sampling with the observed part held to its own noisy path (Lugmayr et al. 2022, arXiv:2201.09865)."""
+        """Ancestral sampling with the observed part held to its own noisy path; every step is taken back and repeated, four
+        times in all, so that what is drawn comes to agree with what is held (Lugmayr et al. 2022, arXiv:2201.09865)."""
         filled = torch.where(observed, x, torch.zeros_like(x))
         y = self.preprocess.pull(filled, None, draws)[0].to(self.dtype)
         known = self.preprocess.spread(observed)
         field = self._field(condition, len(y), 1.0)
-        times = torch.linspace(1, 0, 2 * self.steps + 1, dtype=y.dtype, device=y.device)
-        state = draws.normal(*self.shape, dtype=y.dtype)
-        for t, s in itertools.pairwise(times):
+        times = torch.linspace(1, 0, self.steps + 1, dtype=y.dtype, device=y.device)
+        fresh = lambda: draws.normal(*self.shape, dtype=y.dtype)
+        state = fresh()
+        for t, s in zip(times[:-1], times[1:], strict=True):
             alpha_t, sigma_t = self.schedule.alpha(t), self.schedule.sigma(t)
             alpha_s, sigma_s = self.schedule.alpha(s), self.schedule.sigma(s)
             d_alpha, d_sigma = self.schedule.d_alpha(t), self.schedule.d_sigma(t)
-            v = field(state, t)
-            # solve x_t = αy + σε, v = α'y + σ'ε for the data and the noise
-            det = alpha_t * d_sigma - sigma_t * d_alpha
-            data = torch.where(known, y, (d_sigma * state - sigma_t * v) / det)
-            noise = (state - alpha_t * data) / sigma_t
+            share = alpha_t / alpha_s  # x_t = share · x_s + noise of variance `added`
+            added = (sigma_t.square() - (share * sigma_s).square()).clamp(min=0)
             # the noise that an ancestral step renews: the variance of q(x_s | x_t, y) (Ho et al. 2020, arXiv:2006.11239)
-            renewed = (sigma_s / sigma_t).square() * (sigma_t.square() - (alpha_t * sigma_s / alpha_s).square()).clamp(min=0)
-            fresh = draws.normal(*self.shape, dtype=y.dtype)
-            state = alpha_s * data + (sigma_s.square() - renewed).clamp(min=0).sqrt() * noise + renewed.sqrt() * fresh
-            state = torch.where(known, alpha_s * y + sigma_s * fresh, state)
+            renewed = (sigma_s / sigma_t).square() * added
+            for again in (True, True, True, False):
+                state = torch.where(known, alpha_t * y + sigma_t * fresh(), state)
+                v = field(state, t)
+                # solve x_t = αy + σε, v = α'y + σ'ε for the data and the noise
+                data = (d_sigma * state - sigma_t * v) / (alpha_t * d_sigma - sigma_t * d_alpha)
+                data = torch.where(known, y, data)
+                noise = (state - alpha_t * data) / sigma_t
+                state = alpha_s * data + (sigma_s.square() - renewed).clamp(min=0).sqrt() * noise + renewed.sqrt() * fresh()
+                if again:
+                    state = share * state + added.sqrt() * fresh()
         return torch.where(observed, x, self.preprocess.push(state).to(x.dtype))

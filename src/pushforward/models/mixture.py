@@ -211,6 +211,10 @@ class GaussianMixture(Model, Samples, Scores, Encodes, Completes, FitsDirectly):
         super()._load_from_state_dict(*args, **kwargs)
         self._roots = None
 
+    def _apply(self, *args: Any, **kwargs: Any) -> GaussianMixture:
+        self._roots = None  # they are no buffers: moved to another device, the model makes new ones
+        return super()._apply(*args, **kwargs)
+
     # verbs
 
     def sample(self, n: int, condition: Condition | None, draws: Draws, **options: Any) -> Tensor:

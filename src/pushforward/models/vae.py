@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.core.context import Condition, Conditioner
-from pushforward.core.model import Batch, Completes, Encodes, Model, Samples, Scores
+from pushforward.core.model import Batch, Completes, Encodes, Model, Prepares, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
 from pushforward.core.shapes import per_example
@@ -50,6 +50,8 @@ class VAE(Model, Samples, Scores, Encodes, Completes):
 
     def prepare(self, x: Tensor) -> None:
         self.elements.prepare(x)
+        if isinstance(self.look, Prepares):
+            self.look.prepare(x)
 
     def posterior(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ of q(z | x), each (B, L)."""

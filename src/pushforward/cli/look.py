@@ -1,0 +1,119 @@
+"""``pushforward inspect`` and ``pushforward models``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes
+
+from pushforward.catalog import FAMILIES
+from pushforward.cli.arguments import Column, Columns, Command, Data, Flag, Reading
+
+_VERBS = ("sample", "score", "encode", "complete", "predict")
+_KINDS = {"exact": "exact", "ode": "ODE", "lower_bound": "bound"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Command):
+    """What was found in DATA: columns, types, ranges, missing values, constants, identifiers, and what becomes of each."""
+
+    data: Data
+    """A table, an array, a text, a folder of images or texts, or a name such as digits or moons."""
+    target: Column = None
+    """The column a predictor would predict."""
+    condition: Columns = ()
+    """Columns a model would be conditioned on."""
+    json: Flag = False
+    """Print it as JSON."""
+    reading: Annotated[Reading, OmitArgPrefixes] = field(default_factory=Reading)
+
+    def do(self, argv: Sequence[str]) -> int:
+        from pushforward.cli.output import console, print_json, say
+        from pushforward.data.describe import describe, summary
+        from pushforward.data.sources import open_data
+
+        data = open_data(self.data, target=self.target, condition=self.condition, **self.reading.options())
+        found = summary(data)
+        if self.json:
+            print_json(found)
+            return 0
+        if found["columns"]:
+            console().print(describe(data))
+        else:
+            print(f"{found['name']}: {found['rows']:,} rows, {found['example']}")
+            for note in found["notes"]:
+                print(note)
+        able = [f.name for f in FAMILIES.values() if found["kind"] in f.kinds and not f.baseline and not f.target]
+        say(f"\nnext\n  pushforward fit {shlex.quote(self.data)} {able[0]}\n  families for it: {', '.join(able)}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models(Command):
+    """The families: what each can do, the kind of its density, the data it learns and where it comes from."""
+
+    json: Flag = False
+    """Print the catalog as JSON."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        if self.json:
+            import json
+
+            print(json.dumps([_entry(f) for f in FAMILIES.values()], indent=1, ensure_ascii=False))
+            return 0
+        _print_catalog()
+        return 0
+
+
+def _entry(fam: Any) -> dict[str, Any]:
+    return {
+        "name": fam.name,
+        "title": fam.title,
+        "verbs": list(fam.verbs),
+        "density": fam.density or None,
+        "kinds": list(fam.kinds),
+        "conditions": fam.conditions,
+        "target": fam.target,
+        "baseline": fam.baseline,
+        "source": fam.source or None,
+    }
+
+
+def _print_catalog() -> None:
+    import sys
+
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("family", style="bold cyan", no_wrap=True)
+    for verb in _VERBS:
+        table.add_column(verb, justify="center", no_wrap=True)
+    table.add_column("p(x|c)", justify="center", no_wrap=True)
+    table.add_column("data", no_wrap=True)
+    for fam in FAMILIES.values():
+        marks = [("•" if verb in fam.verbs else "") for verb in _VERBS]
+        if "score" in fam.verbs:
+            marks[1] = _KINDS[fam.density]
+        data = "any" if len(fam.kinds) == 4 else ", ".join(fam.kinds)
+        table.add_row(fam.name, *marks, "•" if fam.conditions else "", data)
+    out = Console(file=sys.stdout, highlight=False)
+    if out.width < 96:
+        out = Console(file=sys.stdout, highlight=False, width=96)
+    out.print(table)
+    width = max(len(name) for name in FAMILIES)
+    for fam in FAMILIES.values():
+        line = Text(f"{fam.name:<{width}}  ", style="bold cyan")
+        line.append(fam.title, style="not bold default")
+        if fam.source:
+            line.append(f"  {fam.source}", style="not bold dim default")
+        out.print(line, soft_wrap=True)
+    out.print(
+        "\nscore: an exact density, one by an ODE solver, or a lower bound. data: vector, table, image, tokens.\n"
+        "pushforward fit DATA FAMILY --help shows a family's own options."
+    )

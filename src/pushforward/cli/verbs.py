@@ -1,0 +1,277 @@
+"""The commands that use a run: ``sample``, ``score``, ``encode``, ``complete``, ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pushforward.cli.arguments import (
+    Command,
+    Data,
+    Device,
+    Flag,
+    Out,
+    Real,
+    Run,
+    Seed,
+    Whole,
+    Words,
+    option,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from pushforward.fitting.fitted import Fitted, Scored
+
+
+def _load(run: str, device: str | None) -> Fitted:
+    from pushforward.fitting.fitted import load
+
+    return load(Path(run).expanduser(), device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Command):
+    """Draw new examples from a run.
+
+    Tables come as .csv .tsv .parquet .jsonl .json, arrays also as .npy .npz, texts as .txt .jsonl .json, images as one .png
+    sheet, a folder/ of PNGs, .npy or .npz. --out - writes to standard output, --out -.parquet in that format.
+    """
+
+    run: Run
+    """The folder that fit wrote."""
+    n: Annotated[int, option("N", "n")] = 64
+    """How many."""
+    out: Out = None
+    """File to write (default: a preview on the terminal, CSV in a pipe, RUN/samples.png for images)."""
+    condition: Annotated[tuple[str, ...], option("NAME=VALUE …")] = ()
+    """Conditions of a model fitted with --condition; drawn from the data where none is given."""
+    seed: Seed = 0
+    """The same seed gives the same samples."""
+    guidance: Real = None
+    """Strength of the condition (diffusion); 1 is none."""
+    steps: Whole = None
+    """Solver steps (diffusion)."""
+    method: Words = None
+    """Solver (diffusion): euler, midpoint, heun or rk4."""
+    temperature: Real = None
+    """Scale of the noise (flows, GANs); below 1 is tamer."""
+    device: Device = None
+    """cpu, cuda, mps."""
+    force: Flag = False
+    """Overwrite a file that is there."""
+    json: Flag = False
+    """Print the samples as JSON; with --out, where they went."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        from pushforward.cli.output import destination, emit, kind_of
+
+        condition = pairs(self.condition, "--condition", "label=3") or None
+        chosen = {"guidance": self.guidance, "steps": self.steps, "method": self.method, "temperature": self.temperature}
+        fitted = _load(self.run, self.device)
+        run = Path(self.run).expanduser()
+        where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=run)
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        drawn = fitted.sample(self.n, condition=condition, seed=self.seed, **given)
+        about: dict[str, Any] = {"run": str(run), "family": fitted.family.name, "seed": self.seed, "condition": condition}
+        emit(drawn, where, schema=fitted.schema, **about)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Command):
+    """log p of each row in nats, in the units of the data, with its standard error where it is an estimate.
+
+    The columns are log_prob and standard_error. The mean, and what kind of density it is, go to standard error.
+    """
+
+    run: Run
+    """The folder that fit wrote."""
+    data: Data
+    """Rows like those it was fitted on."""
+    out: Out = None
+    """File to write: .csv .tsv .parquet .jsonl .json; - is standard output."""
+    samples: Annotated[int, option("K")] = 1
+    """Draws a row: they sharpen a lower bound and average an estimate."""
+    seed: Seed = 0
+    """Of those draws."""
+    device: Device = None
+    """cpu, cuda, mps."""
+    force: Flag = False
+    """Overwrite a file that is there."""
+    json: Flag = False
+    """Print the scores as JSON; with --out, the mean and where they went."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        import numpy as np
+        import pandas as pd
+
+        from pushforward.cli.output import destination, emit, say
+
+        fitted = _load(self.run, self.device)
+        where = destination(self.out, "table", force=self.force, json=self.json, run=Path(self.run))
+        scored = fitted.score(self.data, samples=self.samples, seed=self.seed)
+        frame = pd.DataFrame({"log_prob": scored.log_prob, "standard_error": scored.standard_error})
+        image = fitted.schema.example.name == "image"
+        about: dict[str, Any] = {
+            "run": self.run,
+            "data": self.data,
+            "kind": scored.kind,
+            "mean_log_prob": float(scored.log_prob.mean()),
+            "standard_error": _error(scored.log_prob),
+            "bits_per_dim": float(scored.bits_per_dim.mean()) if image else None,
+        }
+        emit(frame, where, **about)
+        if not self.json:
+            say(_verdict(scored, image, int(np.isneginf(scored.log_prob).sum()), self.samples))
+        return 0
+
+
+def _error(values: Any) -> float | None:
+    """Standard error of a mean."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+
+
+def _verdict(scored: Scored, image: bool, impossible: int, samples: int) -> str:
+    import numpy as np
+
+    from pushforward.cli.output import figure
+
+    kinds = {"exact": "exact density", "ode": "density by an ODE solver", "lower_bound": "lower bound"}
+    rows = len(scored.log_prob)
+    text = f"mean log p {figure(float(scored.log_prob.mean()), _error(scored.log_prob))} nats over {rows:,} rows"
+    if image:
+        text += f", {figure(float(scored.bits_per_dim.mean()), _error(scored.bits_per_dim))} bits/dim"
+    text += f"; {kinds.get(scored.kind, scored.kind)}"
+    known = scored.standard_error[np.isfinite(scored.standard_error)]
+    if len(known) and known.max() > 0:
+        text += f"; each row to ± {known.mean():.2g} on average"
+    elif scored.kind != "exact" and samples == 1 and not len(known):
+        text += "; --samples 16 says how sure each row is"
+    if impossible:
+        text += f"; {impossible:,} rows have no density at all"
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Command):
+    """Representations of each row: one row of numbers for each row of DATA."""
+
+    run: Run
+    """The folder that fit wrote."""
+    data: Data
+    """Rows like those it was fitted on."""
+    out: Out = None
+    """File to write: .npy .npz .csv .tsv .parquet .jsonl .json; - is standard output."""
+    device: Device = None
+    """cpu, cuda, mps."""
+    force: Flag = False
+    """Overwrite a file that is there."""
+    json: Flag = False
+    """Print the representations as JSON; with --out, where they went."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        from pushforward.cli.output import destination, emit
+
+        fitted = _load(self.run, self.device)
+        where = destination(self.out, "array", force=self.force, json=self.json, run=Path(self.run))
+        codes = fitted.encode(self.data)
+        names = [f"code_{i}" for i in range(codes.shape[1])]
+        emit(codes, where, names=names, run=self.run, data=self.data, dimensions=codes.shape[1])
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complete(Command):
+    """Fill in what is missing with draws from p(missing | observed).
+
+    In tables missing values are filled, in arrays NaN are. Images and texts show no gaps of their own: --observed says
+    what is there.
+    """
+
+    run: Run
+    """The folder that fit wrote."""
+    data: Data
+    """Rows like those it was fitted on, with gaps."""
+    out: Out = None
+    """File to write; its ending says the format, as for sample."""
+    observed: Annotated[str | None, option("FILE")] = None
+    """A boolean .npy of the data's shape: true where a value is there."""
+    seed: Seed = 0
+    """The same seed gives the same values."""
+    device: Device = None
+    """cpu, cuda, mps."""
+    force: Flag = False
+    """Overwrite a file that is there."""
+    json: Flag = False
+    """Print the rows as JSON; with --out, where they went."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        from pushforward.cli.output import destination, emit, kind_of
+
+        fitted = _load(self.run, self.device)
+        where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=Path(self.run))
+        observed = None if self.observed is None else _mask(Path(self.observed).expanduser())
+        filled = fitted.complete(self.data, observed=observed, seed=self.seed)
+        emit(filled, where, schema=fitted.schema, run=self.run, data=self.data, seed=self.seed)
+        return 0
+
+
+def _mask(path: Path) -> Any:
+    """The boolean array in ``path``. Raises DataError where there is none."""
+    import numpy as np
+
+    from pushforward.core.errors import DataError
+
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"there is no file '{path}'") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is no .npy array ({error})") from error
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu":
+        raise DataError(f"{path} holds no boolean array: expected true where a value is there")
+    return mask.astype(bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Command):
+    """The most probable category of each row, or the probability of each category."""
+
+    run: Run
+    """The folder that fit wrote."""
+    data: Data
+    """Rows like those it was fitted on; the target may be absent."""
+    out: Out = None
+    """File to write: .csv .tsv .parquet .jsonl .json; - is standard output."""
+    probabilities: Flag = False
+    """A column for each category besides."""
+    device: Device = None
+    """cpu, cuda, mps."""
+    force: Flag = False
+    """Overwrite a file that is there."""
+    json: Flag = False
+    """Print the predictions as JSON; with --out, where they went."""
+
+    def do(self, argv: Sequence[str]) -> int:
+        import pandas as pd
+
+        from pushforward.cli.output import destination, emit
+
+        fitted = _load(self.run, self.device)
+        where = destination(self.out, "table", force=self.force, json=self.json, run=Path(self.run))
+        column = fitted.schema.target
+        name = column.name if column is not None else "prediction"
+        if not self.probabilities:
+            frame = pd.DataFrame({name: fitted.predict(self.data)})
+        else:
+            likely = fitted.predict_proba(self.data)
+            classes = [*fitted.classes, *["missing"] * (likely.shape[1] - len(fitted.classes))]
+            labels = [*fitted.classes, *[None] * (likely.shape[1] - len(fitted.classes))]
+            frame = pd.DataFrame({name: [labels[i] for i in likely.argmax(1)]})
+            for i, label in enumerate(classes):
+                frame[f"p({label})"] = likely[:, i]
+        emit(frame, where, run=self.run, data=self.data, target=name)
+        return 0
