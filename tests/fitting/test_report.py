@@ -373,6 +373,12 @@ class TestLeaderboard:
         assert "not ranked against each other" in text
         assert board.index("nice") < board.index("rectified-flow") < board.index("vae")
 
+    def test_costs_are_shown_once(self, tmp_path):
+        board, _ = self.rows(tmp_path, metric("parameters", 12345.0), metric("samples_per_second", 1e4))
+        assert board.count("parameters") == 1
+        assert board.count("samples/s") == 1
+        assert board.count("10,000") == 1
+
     def test_higher_is_better_and_nothing_is_neither(self, tmp_path):
         board, _ = self.rows(tmp_path, metric("p", 0.2, better="higher"), metric("p", 0.7, better="higher"))
         assert re.findall(r"<b>(.*?)</b>", board) == ["0.7000"]

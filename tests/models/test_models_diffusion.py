@@ -42,10 +42,18 @@ def zero(x: Tensor, t: Tensor) -> Tensor:
     return torch.zeros_like(x)
 
 
-def build(net: nn.Module, size: int = 2, *, schedule: str = "linear", columns: tuple[Column, ...] = (), **options: Any) -> Diffusion:
+def build(
+    net: nn.Module, size: int = 2, *, schedule: str = "linear", columns: tuple[Column, ...] = (), **options: Any
+) -> Diffusion:
     conditioner = Conditioner(columns, 4)
     model = Diffusion(
-        Schema(Vector(size), columns), Compose([]), net, conditioner, SCHEDULES[schedule](), (size,), **{"method": "rk4"} | options
+        Schema(Vector(size), columns),
+        Compose([]),
+        net,
+        conditioner,
+        SCHEDULES[schedule](),
+        (size,),
+        **{"method": "rk4"} | options,
     )
     return model.double().eval()
 
@@ -202,7 +210,9 @@ def test_the_loss_is_the_distance_to_the_paths_velocity() -> None:
         x = Draws(9, 0, n).normal(2, dtype=WIDE)
         found = model(Batch(x, Draws(1, 0, n)))["loss"]
         t = torch.linspace(0, 1, 2001, dtype=WIDE)
-        a, s, da, ds = (f(t) for f in (model.schedule.alpha, model.schedule.sigma, model.schedule.d_alpha, model.schedule.d_sigma))
+        a, s, da, ds = (
+            f(t) for f in (model.schedule.alpha, model.schedule.sigma, model.schedule.d_alpha, model.schedule.d_sigma)
+        )
         truth = torch.trapezoid(da**2 + ds**2 - (a * da + s * ds) ** 2 / (a**2 + s**2), t)
         assert float(found.mean()) == pytest.approx(float(truth), abs=5 * float(found.std()) / n**0.5)
 

@@ -44,7 +44,9 @@ def test_levels_are_a_softmax_over_defaults_and_parameters(ordered: bool) -> Non
     assert (mass > 0).all()
     seen = block.look(e)
     assert seen.shape == (4, 2, block.features)
-    torch.testing.assert_close(seen[:, 0], torch.linspace(-1, 1, 4, dtype=WIDE)[:, None] if ordered else torch.eye(4, dtype=WIDE))
+    torch.testing.assert_close(
+        seen[:, 0], torch.linspace(-1, 1, 4, dtype=WIDE)[:, None] if ordered else torch.eye(4, dtype=WIDE)
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def covariances(components: int, size: int, covariance: str, seed: int = 0) -> T
     return cov.clone()
 
 
-def random_mixture(size: int = 3, components: int = 3, covariance: str = "full", seed: int = 0, **options: float) -> GaussianMixture:
+def random_mixture(
+    size: int = 3, components: int = 3, covariance: str = "full", seed: int = 0, **options: float
+) -> GaussianMixture:
     model = build(size, components, covariance, **options)
     generator = torch.Generator().manual_seed(seed)
     model.weights.copy_(torch.rand(components, dtype=WIDE, generator=generator).add(0.2))

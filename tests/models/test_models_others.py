@@ -40,7 +40,9 @@ class Bowl(nn.Module):
 def gan(tiny: Any, **options: Any) -> WGAN:
     torch.manual_seed(0)
     generator = nn.Linear(4, 3)
-    return WGAN(Schema(Vector(3)), Compose([]), generator, Bowl(3), (Conditioner(()), Conditioner(())), (3,), latent=4, **options).double()
+    return WGAN(
+        Schema(Vector(3)), Compose([]), generator, Bowl(3), (Conditioner(()), Conditioner(())), (3,), latent=4, **options
+    ).double()
 
 
 def test_gradient_penalty_and_gap_are_what_the_gradient_says(tiny: Any) -> None:

@@ -193,4 +193,3 @@ def test_interval_maps_the_ends_to_the_ends() -> None:
 def test_flatten_keeps_the_order() -> None:
     x = torch.arange(12.0).view(1, 3, 2, 2)
     assert torch.equal(Flatten((3, 2, 2)).pull(x)[0], torch.arange(12.0)[None])
-

@@ -32,7 +32,7 @@ def log_normal(z: Tensor) -> Tensor:
 def skewed(n: int = 3000) -> Tensor:
     torch.manual_seed(5)
     return torch.stack(
-        [torch.randn(n, dtype=WIDE).exp(), -torch.rand(n, dtype=WIDE).log() ** 2, torch.randn(n, dtype=WIDE) * 1e-3 + 1e5], 1
+        [torch.randn(n, dtype=WIDE).exp(), -(torch.rand(n, dtype=WIDE).log() ** 2), torch.randn(n, dtype=WIDE) * 1e-3 + 1e5], 1
     )
 
 
@@ -141,7 +141,9 @@ def test_level_intervals_are_exact() -> None:
     x, counts = level_codes()
     transform = LevelMarginals((3,), counts).double()
     transform.prepare(x)
-    frequency = [((x[:, d : d + 1] == torch.arange(k)).double().sum(0) + 0.1) / (len(x) + 0.1 * k) for d, k in enumerate(counts)]
+    frequency = [
+        ((x[:, d : d + 1] == torch.arange(k)).double().sum(0) + 0.1) / (len(x) + 0.1 * k) for d, k in enumerate(counts)
+    ]
     for codes in itertools.product(*(range(k) for k in counts)):
         truth = sum(float(frequency[d][k].log()) for d, k in enumerate(codes))
         row = torch.tensor([codes], dtype=WIDE)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from numbers import Integral, Real
+from types import MappingProxyType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from pushforward.core.errors import RecipeError, Unsupported, did_you_mean
 
@@ -57,11 +58,15 @@ class Family:
         options = self.options
         assert is_dataclass(options)
         names = {f.name: f for f in fields(options)}
-        for name in values:
+        hints = get_type_hints(options)
+        chosen = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        for name, value in chosen.items():
             if name not in names:
                 raise RecipeError(f"{self.name} has no option '{name}': {did_you_mean(name, names)}")
+            if not _fits(value, hints[name]):
+                raise RecipeError(f"{self.name}: {name} is of type {names[name].type}, found {value!r}")
         try:
-            return options(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+            return options(**chosen)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{self.name}: {error}") from error
 
@@ -88,6 +93,17 @@ class Family:
             return self._parts()[1](schema, config)
         except ValueError as error:
             raise RecipeError(f"{self.name}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the annotated type: int, float, str, bool, None, a tuple of one of them, or a union."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _join(names: Any) -> str:

@@ -9,10 +9,13 @@ from torch import nn
 from pushforward.catalog.parts import coordinates, marginals
 from pushforward.core.context import Conditioner
 from pushforward.core.schema import Image, Schema
+from pushforward.core.transform import Compose
 from pushforward.models.diffusion import Diffusion
 from pushforward.nets.mlp import TimeMLP
 from pushforward.nets.unet import UNet, default_multipliers
 from pushforward.paths.schedule import Linear
+from pushforward.transforms.quantise import LevelBands
+from pushforward.solvers.ode import tableau_named
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class RectifiedFlowOptions:
 
 def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
     """x_t = (1 − t) x_0 + t ε with a velocity target (Liu et al. 2022, arXiv:2209.03003)."""
+    tableau_named(config.method)
     kind, conditioner = schema.example, Conditioner(schema.conditions)
-    preprocess = marginals(kind)
     if isinstance(kind, Image):
+        # convolutions treat all pixels alike, and so must what they see
+        preprocess = Compose([LevelBands(kind.shape, kind.levels)])
         shape: tuple[int, ...] = kind.shape
         net: nn.Module = UNet(
             kind.channels,
@@ -45,6 +50,7 @@ def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
             context=conditioner.width,
         )
     else:
+        preprocess = marginals(kind)
         shape = (coordinates(kind, preprocess),)
         net = TimeMLP(shape[0], hidden=config.hidden, context=conditioner.width)
     return Diffusion(

@@ -193,7 +193,7 @@ _MAIN = ("nats", "bits_per_dim", "accuracy", "log_loss", "c2st", "linear_probe",
 
 
 def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened) -> None:
-    from pushforward.cli.output import figure, say
+    from pushforward.cli.output import DENSITIES, figure, say
 
     recipe = fitted.recipe
     lines = [("run", f"{run}   ({recipe['steps']:,} steps, {recipe['seconds']:.1f} s, {recipe['parameters']:,} parameters)")]
@@ -202,7 +202,7 @@ def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened) -> None:
     for name in _MAIN:
         if name in metrics and not (name == "bits_per_dim" and fitted.schema.example.name != "image"):
             m = metrics[name]
-            tail = f"  {m['kind']} density" if m.get("kind") and name == "nats" else ""
+            tail = f"  {DENSITIES.get(m['kind'], m['kind'])}" if m.get("kind") and name == "nats" else ""
             tail += f"  ({m['note']})" if m.get("note") else ""
             lines.append((m["label"], figure(m["value"], m["standard_error"]) + tail))
     if not metrics and fitted.history:

@@ -25,6 +25,7 @@ FORMATS = {
     "image": (".png", ".npy", ".npz"),
     "text": (".txt", ".jsonl", ".json"),
 }
+DENSITIES = {"exact": "exact density", "ode": "density by an ODE solver", "lower_bound": "lower bound"}
 _KINDS = {"table": "table", "vector": "array", "image": "image", "tokens": "text"}
 
 

@@ -137,14 +137,13 @@ def _error(values: Any) -> float | None:
 def _verdict(scored: Scored, image: bool, impossible: int, samples: int) -> str:
     import numpy as np
 
-    from pushforward.cli.output import figure
+    from pushforward.cli.output import DENSITIES, figure
 
-    kinds = {"exact": "exact density", "ode": "density by an ODE solver", "lower_bound": "lower bound"}
     rows = len(scored.log_prob)
     text = f"mean log p {figure(float(scored.log_prob.mean()), _error(scored.log_prob))} nats over {rows:,} rows"
     if image:
         text += f", {figure(float(scored.bits_per_dim.mean()), _error(scored.bits_per_dim))} bits/dim"
-    text += f"; {kinds.get(scored.kind, scored.kind)}"
+    text += f"; {DENSITIES.get(scored.kind, scored.kind)}"
     known = scored.standard_error[np.isfinite(scored.standard_error)]
     if len(known) and known.max() > 0:
         text += f"; each row to ± {known.mean():.2g} on average"

@@ -351,13 +351,17 @@ def make_recipe(fam: Family, config: Any, schema: Schema, **rest: Any) -> dict[s
 
 def build(recipe: Mapping[str, Any], where: str = "recipe.json") -> tuple[Model, Family, Schema]:
     """The untrained model of a recipe. Raises CheckpointError or RecipeError where it cannot be built."""
-    if not isinstance(recipe, dict) or not {"family", "schema", "version"} <= set(recipe):
-        raise CheckpointError(f"{where} is no recipe: it lacks {sorted({'family', 'schema', 'version'} - set(recipe or {}))}")
+    lacking = [name for name in ("version", "family", "schema") if not isinstance(recipe, dict) or name not in recipe]
+    if lacking:
+        raise CheckpointError(f"{where} is no recipe: it lacks {', '.join(lacking)}")
     if not isinstance(recipe["version"], int) or recipe["version"] > VERSION:
         raise CheckpointError(f"{where} is of version {recipe['version']}, this pushforward reads up to {VERSION}: upgrade it")
-    fam = family(recipe["family"])
-    schema = from_json(recipe["schema"])
-    return fam.build(schema, fam.configure(recipe.get("options", {}))), fam, schema
+    try:
+        fam = family(recipe["family"])
+        schema = from_json(recipe["schema"])
+        return fam.build(schema, fam.configure(recipe.get("options", {}))), fam, schema
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{where} is damaged ({str(error).splitlines()[0]}): restore it or fit again") from error
 
 
 def load(path: str | Path, *, device: str | None = None) -> Fitted:

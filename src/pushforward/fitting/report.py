@@ -37,6 +37,8 @@ PREVIEW_ROWS = 8
 # Pixels of all contact sheets together, so that a comparison of ten runs stays below five megabytes.
 SHEET_PIXELS = 900_000
 
+# What a model costs is the last columns of the leaderboard, wherever it is written.
+COSTS = ("parameters", "seconds", "samples_per_second")
 KINDS_OF_DENSITY = {
     "exact": ("exact", "the likelihood itself, by a change of variables or a sum"),
     "ode": ("ODE", "exact up to the tolerance of the solver; with a random trace estimate, up to its standard error"),
@@ -595,7 +597,7 @@ def _leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
 
     columns: dict[str, dict[str, Any]] = {}
     for run in runs:
-        for m in run.metrics:
+        for m in (m for m in run.metrics if m["name"] not in COSTS):
             columns.setdefault(m["name"], {"label": m.get("label") or m["name"], "better": m.get("better")})
     compared: dict[tuple[str, Any], list[float]] = {}
     for run in runs:
@@ -621,13 +623,13 @@ def _leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
             "sort": math.inf if value is None or not math.isfinite(value) else -value if better == "higher" else value,
         }
 
-    def speed(run: Run) -> Any:
-        return run.recipe.get("samples_per_second")
+    def cost(run: Run, name: str) -> Any:
+        return run.recipe.get(name, next((m.get("value") for m in run.metrics if m["name"] == name), None))
 
     extras = [
-        ("parameters", [r.recipe.get("parameters") for r in runs], lambda v: f"{v:,}" if isinstance(v, int) else _number(v)),
-        ("training", [r.recipe.get("seconds") for r in runs], _duration),
-        ("samples/s", [speed(r) for r in runs], _number),
+        ("parameters", [cost(r, "parameters") for r in runs], lambda v: f"{v:,.0f}"),
+        ("training", [cost(r, "seconds") for r in runs], _duration),
+        ("samples/s", [cost(r, "samples_per_second") for r in runs], _number),
     ]
     extras = [e for e in extras if any(isinstance(v, (int, float)) for v in e[1])]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -656,7 +658,8 @@ def _leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
         rows.sort(key=lambda row: row["cells"][0].get("sort", math.inf) if row["cells"] else 0)
     titles = {**names, "none": "no density" if len(order) > 1 else "", "failed": "failed"}
     kinds = [k for k in KINDS_OF_DENSITY if any(m.get("kind") == k for r in runs for m in r.metrics)]
-    notes = {(columns[m["name"]]["label"], m["note"]) for r in runs for m in r.metrics if m.get("note")}
+    noted = [m for r in runs for m in r.metrics if m.get("note") and m["name"] in columns]
+    notes = {(columns[m["name"]]["label"], m["note"]) for m in noted}
     return {
         "head": [*columns.values(), *({"label": name, "better": None} for name, _, _ in extras)],
         "groups": [{"title": titles.get(k, k), "rows": groups[k]} for k in order],

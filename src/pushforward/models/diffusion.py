@@ -159,7 +159,7 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes):
         times = torch.linspace(1, 0, self.steps + 1, dtype=y.dtype, device=y.device)
         fresh = lambda: draws.normal(*self.shape, dtype=y.dtype)
         state = fresh()
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in itertools.pairwise(times):
             alpha_t, sigma_t = self.schedule.alpha(t), self.schedule.sigma(t)
             alpha_s, sigma_s = self.schedule.alpha(s), self.schedule.sigma(s)
             d_alpha, d_sigma = self.schedule.d_alpha(t), self.schedule.d_sigma(t)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pushforward.core.errors import PushforwardError
+from pushforward.core.errors import PushforwardError, RecipeError, did_you_mean
 
 State = tuple[Tensor, ...]
 Field = Callable[[Tensor, State], State]
@@ -61,6 +61,13 @@ METHODS: dict[str, Tableau] = {
 }
 
 
+def tableau_named(method: str) -> Tableau:
+    """The method of that name. Raises RecipeError with the nearest name where there is none."""
+    if method not in METHODS:
+        raise RecipeError(f"no solver is called '{method}': {did_you_mean(method, METHODS)}")
+    return METHODS[method]
+
+
 def _combine(y: State, h: Tensor | float, coefficients: tuple[float, ...], slopes: list[State]) -> State:
     result = []
     for i, value in enumerate(y):
@@ -87,7 +94,7 @@ def fixed(f: Field, y: State, times: Tensor, method: str = "heun") -> State:
 
     Costs (T − 1) · stages evaluations; the error falls with the method's order.
     """
-    tableau = METHODS[method]
+    tableau = tableau_named(method)
     for t, h in zip(times[:-1], times.diff(), strict=True):
         y = _combine(y, h, tableau.b, _stages(f, t, h, y, tableau))
     return y
@@ -117,7 +124,7 @@ def adaptive(
 
     Raises PushforwardError where ``max_steps`` do not suffice or the state becomes non-finite.
     """
-    tableau = METHODS[method]
+    tableau = tableau_named(method)
     if tableau.error is None:
         raise ValueError(f"{method} has no error estimate: use dopri5")
     wide = torch.float64
