@@ -563,7 +563,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(tmp_path, monk
 
 def test_a_folder_that_may_not_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(PushforwardError, match="could not be written|is a file") as found:
+    with pytest.raises(PushforwardError, match=r"could not be written|is a file") as found:
         pf.fit(points(60), "gaussian", out=tmp_path / "file" / "run", quiet=True, report=False)
     assert "\n" not in str(found.value)
 

@@ -10,8 +10,8 @@ import pytest
 
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError
 from pushforward.core.schema import Column, ColumnKind, Image, Schema, Table, Tokens, Vector, to_json
-from pushforward.fitting import report
 from pushforward.fitting.report import diagnose, write_report
+from pushforward.fitting.report_values import number
 
 NASTY = '<script>alert("x")</script> $\\frac{ é 値'
 GREEN = "<script>green()</script>"
@@ -395,7 +395,7 @@ class TestLeaderboard:
     @pytest.mark.parametrize("value", [0.0, -0.0, 0, 1e-12, 1e300, -5e-324, 12345.678, 1, None])
     @pytest.mark.parametrize("error", [None, 0.0, 1e-30, 1e30, float("nan")])
     def test_any_value_can_be_shown(self, value, error):
-        assert report._number(value, error)
+        assert number(value, error)
 
     def test_digits_follow_the_standard_error(self, tmp_path):
         board, _ = self.rows(tmp_path, metric("p", -93.14159, error=0.52), metric("p", 93.14159))

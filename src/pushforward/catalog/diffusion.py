@@ -14,8 +14,8 @@ from pushforward.models.diffusion import Diffusion
 from pushforward.nets.mlp import TimeMLP
 from pushforward.nets.unet import UNet, default_multipliers
 from pushforward.paths.schedule import Linear
-from pushforward.transforms.quantise import LevelBands
 from pushforward.solvers.ode import tableau_named
+from pushforward.transforms.quantise import LevelBands
 
 
 @dataclass(frozen=True)

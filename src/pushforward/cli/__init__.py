@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from pushforward.core.errors import Interrupted, PushforwardError
 
@@ -53,6 +55,8 @@ _EXAMPLES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for what a user can mend, 130 for Ctrl-C, 1 for a bug."""
     debug = os.environ.get("PUSHFORWARD_DEBUG", "") not in ("", "0")
+    if argv is None:
+        _speak_unicode()
     try:
         with warnings.catch_warnings():
             if not debug:
@@ -67,19 +71,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("stopped", 130)
     except PushforwardError as error:
         if debug:
-            raise
+            traceback.print_exc()
         return _fail(str(error), 130 if isinstance(error, Interrupted) else 2)
     except Exception as error:
+        what = f"internal error: {type(error).__name__}" + (f": {error}" if str(error) else "")
         if debug:
-            raise
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _fail(f"internal error: {what}; run again with PUSHFORWARD_DEBUG=1 for the traceback", 1)
+            traceback.print_exc()
+            return _fail(what, 1)
+        return _fail(f"{what}; run again with PUSHFORWARD_DEBUG=1 for the traceback", 1)
 
 
 def _fail(message: str, code: int) -> int:
     with contextlib.suppress(BrokenPipeError):
         print("pushforward: " + " ".join(message.split()), file=sys.stderr, flush=True)
     return code
+
+
+def _speak_unicode() -> None:
+    """Files and pipes get UTF-8 whatever the locale; a terminal that cannot show a character shows another."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            if stream.isatty():
+                stream.reconfigure(errors="replace")
+            else:
+                stream.reconfigure(encoding="utf-8")
 
 
 def _drop_stdout() -> None:
@@ -95,7 +110,7 @@ def _dispatch(argv: list[str]) -> int:
     if name == "help" and len(argv) > 1:
         name, argv = argv[1], [argv[1], "--help"]
     if name in ("--help", "-h", "help"):
-        print(overview(sys.stdout))
+        print(overview())
         return 0
     if name in ("--version", "-V", "version"):
         print(f"pushforward {__version__}")
@@ -119,18 +134,9 @@ def command(name: str) -> type[Command]:
     return found
 
 
-def overview(stream: TextIO) -> str:
+def overview() -> str:
     """What ``pushforward --help`` prints; with colour on a terminal."""
-    colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-    def bold(text: str) -> str:
-        return f"\033[1m{text}\033[0m" if colour else text
-
-    def dim(text: str) -> str:
-        return f"\033[2m{text}\033[0m" if colour else text
-
-    def name(text: str) -> str:
-        return f"\033[1;36m{text:<12}\033[0m" if colour else f"{text:<12}"
+    from pushforward.cli.terminal import bold, dim, strong
 
     lines = [
         f"{bold('pushforward')}: learn a distribution from your data, then sample it, score it, encode it, complete it",
@@ -140,7 +146,7 @@ def overview(stream: TextIO) -> str:
     ]
     for title, names in _GROUPS:
         lines.append(bold(title))
-        lines += [f"  {name(n)}{COMMANDS[n][1]}" for n in names]
+        lines += [f"  {strong(n.ljust(12))}{COMMANDS[n][1]}" for n in names]
         lines.append("")
     lines.append(bold("a first hour"))
     for line, says in _EXAMPLES:

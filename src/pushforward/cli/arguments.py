@@ -22,6 +22,9 @@ from tyro.conf import Positional
 from pushforward.core.errors import PushforwardError
 
 SHORT = {"n": "-n", "out": "-o", "quiet": "-q"}  # one-letter names of fields
+_PLACES = {"families": "FAMILY", "runs": "RUN"}
+_WHERE = dict.fromkeys(("family", "families"), ": pushforward models lists the families")
+_WHERE |= dict.fromkeys(("run", "runs"), ": the folder that fit wrote")
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-inf")
 _POSITIONAL = get_args(Positional[str])[1:]  # what marks a field as positional
 _LETTERS = {int: "N", float: "X", str: "TEXT"}
@@ -198,7 +201,7 @@ class Option:
 
     @property
     def shown(self) -> str:
-        return self.name.upper() if self.positional else self.flags[-1]
+        return _PLACES.get(self.name, self.name.upper()) if self.positional else self.flags[-1]
 
 
 def options(cls: type) -> list[Option]:
@@ -270,7 +273,7 @@ def walk(known: Sequence[Option], argv: Sequence[str]) -> Walk:
 
 
 def _is_flag(word: str) -> bool:
-    return len(word) > 1 and word.startswith("-") and not _NUMBER.fullmatch(word)
+    return len(word) > 1 and word.startswith("-") and not word.startswith("-.") and not _NUMBER.fullmatch(word)
 
 
 def _check(known: Sequence[Option], found: Walk, name: str) -> None:
@@ -287,11 +290,13 @@ def _check(known: Sequence[Option], found: Walk, name: str) -> None:
         for value in found.given.get(o.name, []):
             _check_value(o, value)
     places = [o for o in known if o.positional]
+    for o, value in zip(places, found.places, strict=False):
+        _check_value(o, value)
     lacking = [o for o in places[len(found.places) :] if o.required]
     if lacking:
         greedy = [o for o in known if o.many and not o.positional and len(found.given.get(o.name, [])) > 1]
         hint = f": put {_listed(places)} before {greedy[0].shown}, which takes all words after it" if greedy else ""
-        raise UsageError(f"{name} needs {_listed(lacking)}{hint}")
+        raise UsageError(f"{name} needs {_listed(lacking)}{hint or _WHERE.get(lacking[0].name, '')}")
     if len(found.places) > len(places) and not (places and places[-1].many):
         raise UsageError(f"{name} takes {_listed(places) or 'no argument'}, found '{found.places[len(places)]}' besides")
 
@@ -344,9 +349,9 @@ def parse(cls: type[C], name: str, argv: Sequence[str]) -> C | None:
     except SystemExit as stop:
         if not stop.code:
             return None
-        lines = [line.strip("╭╮╰╯│─ ") for line in said.getvalue().splitlines()]
-        text = " ".join(line for line in lines[1:] if line)
-        raise UsageError(_pointed(text[:300], program)) from None
+        lines = [line.strip("╭╮╰╯│─+-| ") for line in said.getvalue().splitlines()[1:]]
+        text = " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines)))
+        raise UsageError(_pointed(text[:300] or "the arguments do not fit", program)) from None
 
 
 def _pointed(message: str, program: str) -> str:

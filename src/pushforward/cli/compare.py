@@ -25,7 +25,7 @@ from pushforward.cli.arguments import (
     positional,
 )
 from pushforward.cli.fit import TrainingOptions
-from pushforward.core.errors import PushforwardError
+from pushforward.core.errors import Interrupted, PushforwardError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +63,26 @@ class Compare(Command):
             family(name)
         if self.training.steps is not None and self.training.minutes is not None:
             raise UsageError("give --steps or --minutes, not both")
-        from pushforward.cli.output import console, print_json, say
+        from pushforward.cli.output import print_json
+        from pushforward.cli.terminal import console, say
         from pushforward.fitting.compare import compare
 
         out = self._place()
-        found = compare(
-            self.data,
-            self.families,
-            seeds=self.seeds,
-            target=self.target,
-            condition=self.condition or None,
-            out=out,
-            force=self.force,
-            quiet=self.quiet,
-            **self.reading.options(),
-            **dataclasses.asdict(self.training),
-        )
+        try:
+            found = compare(
+                self.data,
+                self.families,
+                seeds=self.seeds,
+                target=self.target,
+                condition=self.condition or None,
+                out=out,
+                force=self.force,
+                quiet=self.quiet,
+                **self.reading.options(),
+                **dataclasses.asdict(self.training),
+            )
+        except Interrupted as error:
+            raise Interrupted(f"{str(error).split('; go on')[0]}; what was finished is in {out}") from None
         if self.json:
             print_json({**found.to_json(), "out": str(out), "report": str(out / "report.html")})
             return 0
@@ -117,7 +121,8 @@ class Report(Command):
     """Overwrite a page that is there."""
 
     def do(self, argv: Sequence[str]) -> int:
-        from pushforward.cli.output import refuse_existing, say
+        from pushforward.cli.output import refuse_existing
+        from pushforward.cli.terminal import say
         from pushforward.fitting.report import write_report
 
         given = [Path(run).expanduser() for run in self.runs]

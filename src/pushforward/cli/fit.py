@@ -95,6 +95,10 @@ class Fit(Command):
             fitted = fit_data(data, fam, config, training, out=run, **how)
         except Interrupted as error:
             raise Interrupted(_with_command(str(error), argv, run)) from None
+        except KeyboardInterrupt:
+            if not (run / "model.safetensors").exists():
+                raise
+            raise Interrupted(f"stopped while evaluating; the model is in {run}, trained to the end") from None
         if self.json:
             _print_json(run, fitted)
             return 0
@@ -126,7 +130,7 @@ class Fit(Command):
 
 def _group(fam: Family) -> str:
     """The name of the family's options among the command's fields."""
-    return fam.name.replace("-", "_") + "_"
+    return fam.name.replace("-", "_")
 
 
 def _renamed(config: type) -> dict[str, str]:
@@ -151,7 +155,7 @@ def _with_options(cls: type[Fit], fam: Family) -> type[Command]:
 
 
 def _announce(data: Opened, fam: Family, run: Path) -> None:
-    from pushforward.cli.output import say
+    from pushforward.cli.terminal import say
     from pushforward.data.describe import summary
 
     found = summary(data)
@@ -193,7 +197,8 @@ _MAIN = ("nats", "bits_per_dim", "accuracy", "log_loss", "c2st", "linear_probe",
 
 
 def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened) -> None:
-    from pushforward.cli.output import DENSITIES, figure, say
+    from pushforward.cli.output import DENSITIES, figure
+    from pushforward.cli.terminal import say
 
     recipe = fitted.recipe
     lines = [("run", f"{run}   ({recipe['steps']:,} steps, {recipe['seconds']:.1f} s, {recipe['parameters']:,} parameters)")]

@@ -11,6 +11,8 @@ from tyro.conf import OmitArgPrefixes
 
 from pushforward.catalog import FAMILIES
 from pushforward.cli.arguments import Column, Columns, Command, Data, Flag, Reading
+from pushforward.cli.terminal import console, dim, say, strong
+from pushforward.core.schema import KINDS
 
 _VERBS = ("sample", "score", "encode", "complete", "predict")
 _KINDS = {"exact": "exact", "ode": "ODE", "lower_bound": "bound"}
@@ -31,7 +33,7 @@ class Inspect(Command):
     reading: Annotated[Reading, OmitArgPrefixes] = field(default_factory=Reading)
 
     def do(self, argv: Sequence[str]) -> int:
-        from pushforward.cli.output import console, print_json, say
+        from pushforward.cli.output import print_json
         from pushforward.data.describe import describe, summary
         from pushforward.data.sources import open_data
 
@@ -83,37 +85,26 @@ def _entry(fam: Any) -> dict[str, Any]:
 
 
 def _print_catalog() -> None:
-    import sys
+    head = ("family", *_VERBS, "p(x|c)", "data")
+    rows = [_row(fam) for fam in FAMILIES.values()]
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
 
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    def line(cells: Sequence[str]) -> str:
+        middle = [f"{cell:^{width}}" for cell, width in zip(cells[1:-1], widths[1:-1], strict=True)]
+        return "  ".join([strong(cells[0].ljust(widths[0])), *middle, cells[-1]]).rstrip()
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("family", style="bold cyan", no_wrap=True)
-    for verb in _VERBS:
-        table.add_column(verb, justify="center", no_wrap=True)
-    table.add_column("p(x|c)", justify="center", no_wrap=True)
-    table.add_column("data", no_wrap=True)
+    print("\n".join([line(head), "─" * (sum(widths) + 2 * len(widths) - 2), *(line(row) for row in rows), ""]))
     for fam in FAMILIES.values():
-        marks = [("•" if verb in fam.verbs else "") for verb in _VERBS]
-        if "score" in fam.verbs:
-            marks[1] = _KINDS[fam.density]
-        data = "any" if len(fam.kinds) == 4 else ", ".join(fam.kinds)
-        table.add_row(fam.name, *marks, "•" if fam.conditions else "", data)
-    out = Console(file=sys.stdout, highlight=False)
-    if out.width < 96:
-        out = Console(file=sys.stdout, highlight=False, width=96)
-    out.print(table)
-    width = max(len(name) for name in FAMILIES)
-    for fam in FAMILIES.values():
-        line = Text(f"{fam.name:<{width}}  ", style="bold cyan")
-        line.append(fam.title, style="not bold default")
-        if fam.source:
-            line.append(f"  {fam.source}", style="not bold dim default")
-        out.print(line, soft_wrap=True)
-    out.print(
+        print(f"{strong(fam.name.ljust(widths[0]))}  {fam.title}" + (f"  {dim(fam.source)}" if fam.source else ""))
+    print(
         "\nscore: an exact density, one by an ODE solver, or a lower bound. data: vector, table, image, tokens.\n"
         "pushforward fit DATA FAMILY --help shows a family's own options."
     )
+
+
+def _row(fam: Any) -> tuple[str, ...]:
+    marks = ["•" if verb in fam.verbs else "" for verb in _VERBS]
+    if "score" in fam.verbs:
+        marks[1] = _KINDS[fam.density]
+    data = "any" if len(fam.kinds) == len(KINDS) else ", ".join(fam.kinds)
+    return (fam.name, *marks, "•" if fam.conditions else "", data)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pushforward.cli.arguments import UsageError
+from pushforward.cli.terminal import console, say
 from pushforward.core.errors import PushforwardError
 from pushforward.core.schema import Image, Schema
 from pushforward.fitting.files import whole, writing_failed
@@ -32,11 +33,6 @@ _KINDS = {"table": "table", "vector": "array", "image": "image", "tokens": "text
 def kind_of(schema: Schema) -> str:
     """table, array, image or text."""
     return _KINDS[schema.example.name]
-
-
-def say(message: str = "") -> None:
-    """A line for the reader, on standard error."""
-    print(message, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -286,14 +282,6 @@ def _write_folder(images: Any, folder: Path, schema: Schema | None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ preview
-
-
-def console(width: int | None = None) -> Any:
-    """A rich console on standard output; where that is no terminal, wide enough not to fold."""
-    from rich.console import Console
-
-    found = Console(file=sys.stdout, highlight=False)
-    return found if found.is_terminal and width is None else Console(file=sys.stdout, highlight=False, width=width or 160)
 
 
 def _preview(value: Any, kind: str, names: Sequence[str] | None) -> None:

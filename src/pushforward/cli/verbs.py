@@ -36,8 +36,11 @@ def _load(run: str, device: str | None) -> Fitted:
 class Sample(Command):
     """Draw new examples from a run.
 
-    Tables come as .csv .tsv .parquet .jsonl .json, arrays also as .npy .npz, texts as .txt .jsonl .json, images as one .png
-    sheet, a folder/ of PNGs, .npy or .npz. --out - writes to standard output, --out -.parquet in that format.
+    Tables and arrays: .csv .tsv .parquet .jsonl .json, arrays also .npy .npz.
+
+    Images: .png is one sheet, a folder/ one PNG each, .npy .npz. Texts: .txt .jsonl .json.
+
+    --out - is standard output, --out -.parquet the same in that format.
     """
 
     run: Run
@@ -84,7 +87,9 @@ class Sample(Command):
 class Score(Command):
     """log p of each row in nats, in the units of the data, with its standard error where it is an estimate.
 
-    The columns are log_prob and standard_error. The mean, and what kind of density it is, go to standard error.
+    The columns are log_prob and standard_error.
+
+    The mean, and what kind of density it is, go to standard error.
     """
 
     run: Run
@@ -108,7 +113,8 @@ class Score(Command):
         import numpy as np
         import pandas as pd
 
-        from pushforward.cli.output import destination, emit, say
+        from pushforward.cli.output import destination, emit
+        from pushforward.cli.terminal import say
 
         fitted = _load(self.run, self.device)
         where = destination(self.out, "table", force=self.force, json=self.json, run=Path(self.run))
@@ -186,8 +192,9 @@ class Encode(Command):
 class Complete(Command):
     """Fill in what is missing with draws from p(missing | observed).
 
-    In tables missing values are filled, in arrays NaN are. Images and texts show no gaps of their own: --observed says
-    what is there.
+    In tables missing values are filled, in arrays NaN are.
+
+    Images and texts show no gaps of their own: --observed says what is there.
     """
 
     run: Run

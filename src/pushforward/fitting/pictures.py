@@ -101,6 +101,16 @@ def _window(series: Sequence[Series]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
+def bulk(values: np.ndarray, margin: float = 0.08) -> tuple[float, float]:
+    """The range of nearly all of the values, with a margin."""
+    held = values[np.isfinite(values)]
+    if not len(held):
+        return 0.0, 1.0
+    low, high = (float(q) for q in np.quantile(held, [0.002, 0.998]))
+    pad = margin * (high - low) if high > low else 0.5 * (1 + abs(low))
+    return low - pad, high + pad
+
+
 def curves(
     series: Sequence[Series], *, label: str, x_label: str, y_label: str, marks: Sequence[float] = (), height: float = 240.0
 ) -> Markup:

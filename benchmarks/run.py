@@ -1,0 +1,26 @@
+"""All benchmarks: python benchmarks/run.py [--quick] [--json FILE]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import imports
+import mixture
+import sampling
+import trainer
+from harness import Entry, main
+
+
+def run(quick: bool) -> list[Entry]:
+    entries: list[Entry] = []
+    for module in (imports, trainer, mixture, sampling):
+        print(f"… {module.__name__}", file=sys.stderr, flush=True)
+        entries += module.run(quick)
+    return entries
+
+
+if __name__ == "__main__":
+    main(run, __doc__ or "")

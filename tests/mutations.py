@@ -1,0 +1,301 @@
+"""Deliberate faults, one at a time, each of which the suite must notice: python tests/mutations.py
+
+The package is copied to a temporary folder, one snippet of it is replaced, and the tests that should notice run against the
+copy. Exits with 1 where a fault survives, or where the tests fail without any.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "src" / "pushforward"
+_CORE, _BIJECTIONS, _TABULAR = (
+    "core/test_core_transform.py",
+    "transforms/test_transforms_bijections.py",
+    "transforms/test_transforms_tabular.py",
+)
+_SOLVERS, _TWO = "solvers/test_solvers.py", "contract/test_two_processes.py"
+_VAE, _MADE, _MIXTURE = "models/test_models_vae.py", "models/test_models_made.py", "models/test_models_mixture.py"
+_DIFFUSION, _OTHERS, _ELEMENTS = (
+    "models/test_models_diffusion.py",
+    "models/test_models_others.py",
+    "models/test_models_elements.py",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``old`` in ``file`` becomes ``new``; the tests ``selection`` (files under tests, or files::tests) must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    selection: str
+
+
+FAULTS = (
+    Fault(
+        "log-determinant doubled",
+        "transforms/univariate.py",
+        "return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))",
+        "return x * self.log_scale.exp(), 2 * self.log_scale.sum().expand(len(x))",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "sign of V flipped",
+        "transforms/univariate.py",
+        "return z, -self.std.log().sum().expand(len(x))",
+        "return z, self.std.log().sum().expand(len(x))",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "sign of an inverse's V lost",
+        "core/transform.py",
+        "z, score = self.transform.push_scored(x, context)\n        return z, -score",
+        "z, score = self.transform.push_scored(x, context)\n        return z, score",
+        _CORE,
+    ),
+    Fault(
+        "log w_k dropped",
+        "transforms/tabular.py",
+        "score = (width.log() - _log_normal(z)).sum(1)",
+        "score = (-_log_normal(z)).sum(1)",
+        _TABULAR,
+    ),
+    Fault(
+        "V of a filled gap dropped",
+        "transforms/tabular.py",
+        "torch.where(gap, -_log_normal(drawn), score)",
+        "torch.where(gap, torch.zeros_like(drawn), score)",
+        _TABULAR,
+    ),
+    Fault(
+        "dequantisation scored by its step",
+        "transforms/quantise.py",
+        "return x + self.resolution * noise, torch.zeros(len(x), dtype=self.resolution.dtype, device=x.device)",
+        "return x + self.resolution * noise, self.resolution.clamp(min=1e-9).log().sum().expand(len(x))",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "width of a level's band doubled in V",
+        "transforms/quantise.py",
+        "return z.to(self.like.dtype), wide.log().flatten(1).sum(1)",
+        "return z.to(self.like.dtype), (2 * wide).log().flatten(1).sum(1)",
+        "transforms/test_transforms_levels.py",
+    ),
+    Fault(
+        "derivative of a schedule scaled",
+        "paths/schedule.py",
+        "return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)",
+        "return math.pi * torch.cos(0.5 * math.pi * t)",
+        _SOLVERS,
+    ),
+    Fault(
+        "trace halved",
+        "solvers/divergence.py",
+        "trace = trace + row.flatten(1)[:, i]",
+        "trace = trace + 0.5 * row.flatten(1)[:, i]",
+        _SOLVERS,
+    ),
+    Fault("a tableau's node wrong", "solvers/ode.py", "(44 / 45, -56 / 15, 32 / 9)", "(44 / 45, -55 / 15, 32 / 9)", _SOLVERS),
+    Fault(
+        "base without ½ log 2π",
+        "core/distribution.py",
+        "per_example(-0.5 * z.square() - 0.5 * math.log(2 * math.pi))",
+        "per_example(-0.5 * z.square())",
+        _CORE,
+    ),
+    Fault(
+        "density of an ODE minus its divergence",
+        "models/diffusion.py",
+        "return base + integral + score",
+        "return base - integral + score",
+        _DIFFUSION,
+    ),
+    Fault(
+        "guidance between the wrong ends",
+        "models/diffusion.py",
+        "return free + guidance * (conditional - free)",
+        "return conditional + guidance * (free - conditional)",
+        _DIFFUSION,
+    ),
+    Fault(
+        "velocity without its noise",
+        "models/diffusion.py",
+        "linear = (alpha * d_alpha + sigma * d_sigma) / s2",
+        "linear = (alpha * d_alpha) / s2",
+        _DIFFUSION,
+    ),
+    Fault(
+        "sign in the KL term",
+        "models/vae.py",
+        "(2 * log_std).exp() - 1) - log_std)",
+        "(2 * log_std).exp() - 1) + log_std)",
+        _VAE,
+    ),
+    Fault(
+        "importance weight without its prior",
+        "models/vae.py",
+        "per_example(0.5 * (noise.square() - z.square()) + log_std)",
+        "per_example(0.5 * noise.square() + log_std)",
+        _VAE,
+    ),
+    Fault(
+        "mask off by one",
+        "nets/masked.py",
+        "masks.append(self.out_degrees[:, None] > order[-1])",
+        "masks.append(self.out_degrees[:, None] >= order[-1])",
+        _MADE,
+    ),
+    Fault(
+        "completion deaf to what is held",
+        "models/autoregressive.py",
+        "weight += torch.where(known[:, i], scored.double(), 0.0)",
+        "weight += 0 * torch.where(known[:, i], scored.double(), 0.0)",
+        _MADE,
+    ),
+    Fault(
+        "mass of a cell taken for its density",
+        "models/elements.py",
+        "log_density = log_density - math.log(self.resolution)",
+        "log_density = log_density",
+        _ELEMENTS,
+    ),
+    Fault(
+        "EM without the spread of what is missing",
+        "models/mixture.py",
+        "moments[:, m[:, None], m] += mass[:, None, None] * gaps[2]",
+        "moments[:, m[:, None], m] += 0 * mass[:, None, None] * gaps[2]",
+        _MIXTURE,
+    ),
+    Fault(
+        "responsibilities not normalised",
+        "models/mixture.py",
+        "share = log_joint.softmax(1)",
+        "share = log_joint.exp()",
+        _MIXTURE,
+    ),
+    Fault(
+        "mixture completed from its prior",
+        "models/mixture.py",
+        "share = (log_p + self.weights.log()).softmax(1).cumsum(1)",
+        "share = (0 * log_p + self.weights.log()).softmax(1).cumsum(1)",
+        _MIXTURE,
+    ),
+    Fault(
+        "rows of other processes without gradients",
+        "core/gather.py",
+        "        dist.all_reduce(gradient)\n",
+        "",
+        _TWO,
+    ),
+    Fault(
+        "critic of any slope but zero punished",
+        "models/gan.py",
+        "penalty = (slope.flatten(1).norm(dim=1) - 1).square()",
+        "penalty = slope.flatten(1).norm(dim=1).square()",
+        _OTHERS,
+    ),
+    Fault(
+        "an example its own negative",
+        "models/contrastive.py",
+        'similarity = similarity.scatter(1, itself[:, None], float("-inf"))',
+        "similarity = similarity + 0 * itself[:, None]",
+        _OTHERS,
+    ),
+    Fault(
+        "seeds reused across blocks of rows",
+        "core/random.py",
+        "generator.manual_seed(mix(self.seed, block))",
+        "generator.manual_seed(mix(self.seed))",
+        "core/test_core_random.py",
+    ),
+    Fault(
+        "the other rows lose their condition",
+        "core/context.py",
+        "vector = torch.where(drop[:, None], null, vector)",
+        "vector = torch.where(drop[:, None], vector, null)",
+        "core/test_core_model.py",
+    ),
+    Fault(
+        "checkpoint without optimiser moments",
+        "fitting/trainer.py",
+        'tensors[f"optimiser/{turn.name}/{name}/{key}"] = value',
+        "pass",
+        "fitting/test_resume.py",
+    ),
+)
+
+
+def mutate(fault: Fault, package: Path) -> None:
+    """Put ``fault`` into a copy of the package. Raises ValueError where its snippet does not occur exactly once."""
+    path = package / fault.file
+    text = path.read_text()
+    if (count := text.count(fault.old)) != 1:
+        raise ValueError(f"{fault.name}: the snippet occurs {count} times in {fault.file}, expected once")
+    path.write_text(text.replace(fault.old, fault.new))
+
+
+def run(folder: Path, selection: list[str]) -> tuple[int, str]:
+    """Exit code and output of the tests against the copy in ``folder``, which must be the one that is imported."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", "import pushforward; print(pushforward.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=TESTS.parent,
+    ).stdout.strip()
+    if not Path(found).is_relative_to(folder):
+        raise RuntimeError(f"the copy in {folder} is not what is imported, but {found}")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *(str(TESTS / s) for s in selection)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS.parent)
+    return done.returncode, done.stdout + done.stderr
+
+
+def attempt(fault: Fault | None, selection: list[str]) -> tuple[int, str, float]:
+    """The tests on a fresh copy with ``fault`` in it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        shutil.copytree(PACKAGE, folder / "pushforward", ignore=shutil.ignore_patterns("__pycache__"))
+        if fault is not None:
+            mutate(fault, folder / "pushforward")
+        code, output = run(folder, selection)
+    return code, output, time.monotonic() - began
+
+
+def main(words: list[str]) -> int:
+    """Try every fault whose name holds one of ``words`` (all without any)."""
+    faults = [f for f in FAULTS if not words or any(word in f.name for word in words)]
+    code, output, seconds = attempt(None, sorted({f.selection for f in faults}))
+    if code != 0:
+        print(output[-3000:], f"\nthe tests fail without any fault (exit code {code})")
+        return 1
+    print(f"{'no fault':44} passes     {seconds:5.1f} s", flush=True)
+    missed = 0
+    with ThreadPoolExecutor(2) as pool:
+        for fault, (code, output, seconds) in zip(faults, pool.map(lambda f: attempt(f, [f.selection]), faults), strict=True):
+            caught = code == 1  # a test failed; other codes mean that no test could be run
+            missed += not caught
+            verdict = "caught" if caught else "SURVIVED" if code == 0 else f"BROKEN {code}"
+            print(f"{fault.name:44} {verdict:10} {seconds:5.1f} s  {fault.selection}", flush=True)
+            if not caught and code != 0:
+                print(output[-1500:])
+    print(f"{len(faults) - missed} of {len(faults)} faults caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
