@@ -1,8 +1,8 @@
 """Ours and a peer by turns in one process: ratios of processor time, their median and their spread.
 
 On a machine that others use too, a wall clock measures the others. What runs in this process is therefore measured by its
-processor time on one thread, and the two sides alternate, so that a slow spell slows both. A ratio of 1 means equal, below 1 that
-ours is faster.
+processor time on one thread, and the two sides alternate, so that a slow spell slows both. A ratio of 1 means equal, below 1
+that ours is faster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the verbs of a fitted model cost beside the same net called by hand: random numbers that belong to rows, chunks, decoding."""
+"""What the verbs of a fitted model cost beside the same net called by hand: random numbers by rows, chunks, decoding."""
 
 from __future__ import annotations
 

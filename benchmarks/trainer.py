@@ -1,7 +1,7 @@
 """What the trainer costs beside a loop written by hand on the same net.
 
-The hand-written loop does what anyone would write: AdamW (fused) with two groups, clipping, a cosine schedule, a moving average of the
-weights, batches drawn from a tensor in memory and noise from torch's global generator. The bare loop leaves out the average.
+The hand-written loop does what anyone would write: AdamW (fused) with two groups, clipping, a cosine schedule, a moving average
+of the weights, batches drawn from a tensor in memory and noise from torch's global generator. The bare loop leaves out the average.
 Both sides end with the same validation.
 """
 

@@ -65,7 +65,7 @@ def test_values_of_the_wrong_type_are_refused() -> None:
         with pytest.raises(RecipeError, match="is of type"):
             nice.configure(values)
     assert nice.configure({"hidden": [16]}).hidden == (16,)
-    assert flow.configure({"drop": 0}).drop == 0
+    assert flow.configure({"condition_drop": 0}).condition_drop == 0
     assert FAMILIES["made"].configure({"hidden": None}).hidden is None
 
 

@@ -97,7 +97,7 @@ def test_declared_verbs_are_the_capabilities(tiny: Any, name: str, kind: str, co
 
 @every
 def test_every_parameter_learns_in_some_turn(tiny: Any, name: str, kind: str, conditions: bool) -> None:
-    model = tiny.model(name, kind, conditions=conditions, drop=0.5).train()
+    model = tiny.model(name, kind, conditions=conditions, condition_drop=0.5).train()
     batch = tiny.batch(model.schema, kind, 24)
     learned: dict[str, bool] = {}
     for turn in model.turns:

@@ -33,7 +33,7 @@ CASES = [
 def test_two_processes_train_as_one(tiny: Any, tmp_path: Path) -> None:
     jobs: list[two_processes.Job] = []
     for name, kind, conditions in CASES:
-        model = tiny.model(name, kind, conditions=conditions, drop=0.5).double().train()
+        model = tiny.model(name, kind, conditions=conditions, condition_drop=0.5).double().train()
         for turn in model.turns:
             batch = tiny.batch(model.schema, kind, 12)
             # generators do not travel: each process makes those of its rows

@@ -22,13 +22,13 @@ from pushforward.transforms.quantise import LevelBands
 class RectifiedFlowOptions:
     """Options of rectified flow.
 
-    width: channels of the U-Net. hidden: widths of the net for vectors and tables. drop: rate of condition dropout, which
-    guidance needs. sampling_steps and score_steps: default solver steps. method: euler, midpoint, heun or rk4.
+    width: channels of the U-Net. hidden: widths of the net for vectors and tables. condition_drop: rate of condition
+    dropout, which guidance needs. sampling_steps and score_steps: default solver steps. method: euler, midpoint, heun or rk4.
     """
 
     width: int = 32
     hidden: tuple[int, ...] = (256, 256, 256)
-    drop: float = 0.1
+    condition_drop: float = 0.1
     sampling_steps: int = 30
     score_steps: int = 20
     method: str = "heun"
@@ -60,7 +60,7 @@ def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
         conditioner,
         Linear(),
         shape,
-        drop=config.drop,
+        drop=config.condition_drop,
         steps=config.sampling_steps,
         score_steps=config.score_steps,
         method=config.method,

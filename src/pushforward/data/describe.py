@@ -106,7 +106,8 @@ def _example(data: Data) -> str:
     if isinstance(kind, Vector):
         return f"vectors of {kind.length} numbers"
     if isinstance(kind, Image):
-        return f"images of {kind.height}×{kind.width} pixels (height×width), {kind.channels} channels, {kind.levels} levels"
+        channels = f"{kind.channels} channel{'s' if kind.channels > 1 else ''}"
+        return f"images of {kind.height}×{kind.width} pixels (height×width), {channels}, {kind.levels} levels"
     if isinstance(kind, Tokens):
         return f"texts of {kind.length} characters out of {len(kind.vocabulary)}"
     return f"a table of {len(kind.learned)} learned columns" if isinstance(kind, Table) else kind.name

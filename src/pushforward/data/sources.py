@@ -381,7 +381,8 @@ def _pool(schema: Schema) -> list[Column]:
 def assign_roles(data: Data, target: str | None = None, condition: str | Sequence[str] = ()) -> Data:
     """``data`` with its ``target`` and ``condition`` columns taken out of the example into the schema's roles.
 
-    Side columns of images and arrays that get no role leave the schema; their codes stay in ``Rows.columns``. Without any roles given, those there are stay.
+    Side columns of images and arrays that get no role leave the schema; their codes stay in
+    ``Rows.columns``. Without any roles given, those there are stay.
     Raises DataError for an unknown column, one named twice, and one that is not learned.
     """
     conditions = _listed(condition)

@@ -86,7 +86,8 @@ def fit(
     ``condition`` the columns c of p(x | c). With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints
     and, with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets
     a Record after each validation and stops the fit by returning False. Further options are the trainer's
-    (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own. Raises PushforwardError in one clear line.
+    (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own.
+    Raises PushforwardError in one clear line.
     """
     fam = family(family_name)
     given, own = split_options(options, tuple(f.name for f in fields(fam.options)))

@@ -20,7 +20,7 @@ from pushforward.catalog import FAMILIES, Family, family
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
 from pushforward.core.model import Completes, Encodes, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
-from pushforward.core.schema import Image, Schema, Table, Vector, from_json, to_json
+from pushforward.core.schema import ColumnKind, Image, Schema, Table, Tokens, Vector, from_json, to_json
 from pushforward.data.dataset import Data, Rows
 from pushforward.fitting.files import read_json, read_tensors, write_arrays, write_json, write_tensors
 from pushforward.fitting.progress import Progress
@@ -29,6 +29,7 @@ from pushforward.metrics.likelihood import log_mean_exp
 
 VERSION = 1
 _SAMPLING, _SCORING, _COMPLETING, _WHO = 0x5A, 0x5C, 0xC0, 0x3D
+_REDRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,15 @@ class Fitted:
                 stop = min(start + size, n)
                 draws = Draws(mix(seed, _SAMPLING), start, stop, n, self.device)
                 given = {name: place(c[start:stop], self.device) for name, c in codes.items()} if codes else None
-                parts.append(self.model.sample(stop - start, given, draws, **options).cpu())
+                parts.append(self._codes(self.model.sample(stop - start, given, draws, **options)))
                 progress.update(stop / n)
         return Rows(torch.cat(parts), codes or {})
+
+    def _codes(self, x: Tensor) -> Tensor:
+        """Drawn codes in the dtype that data of this kind come in, on the CPU."""
+        kind = self.schema.example
+        dtype = torch.uint8 if isinstance(kind, Image) else torch.int64 if isinstance(kind, Tokens) else torch.float64
+        return x.cpu().to(dtype)
 
     def _check_options(self, verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
         known = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -231,22 +238,55 @@ class Fitted:
     def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None) -> Any:
         """``data`` with what is missing drawn from p(missing | observed).
 
-        In tables missing values are filled; in arrays NaN are; for anything else ``observed``, a boolean array of the data's
-        shape, says what is there.
+        In tables missing values are filled, unless a category comes out as missing sixteen times; in
+        arrays NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
         """
         self._able("complete", Completes)
         model = self.model
         assert isinstance(model, Completes)
         opened, known = self._open_with_gaps(data, observed)
 
+        missing = self._missing_codes()
+
         def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
             draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
             seen = known[start:stop].to(self.device)
-            return model.complete(x, seen, condition, draws).to(x.dtype)
+            filled = model.complete(x, seen, condition, draws).to(x.dtype)
+            for again in range(_REDRAWS if missing is not None else 0):
+                gaps = ((filled == missing) & ~seen).any(1)
+                if not bool(gaps.any()):
+                    break
+                redrawn = model.complete(x, seen, condition, draws.fork(again)).to(x.dtype)
+                filled = torch.where(gaps[:, None], redrawn, filled)
+            return filled
 
         filled = self._each("complete", opened, run, self._chunk(chunk, 2))
         rows = opened.rows()
-        return self.decode(Rows(filled, rows.columns))
+        return self._with_identifiers(self.decode(Rows(filled, rows.columns)), data)
+
+    def _missing_codes(self) -> Tensor | None:
+        """For each column the code that means missing, −1 where there is none; None for data without such codes.
+
+        A category that was missing in training has a level for that, which is no answer to what belongs into a gap.
+        """
+        kind = self.schema.example
+        if not isinstance(kind, Table) or not any(c.discrete and c.missing for c in kind.learned):
+            return None
+        codes = [len(c.categories) if c.discrete and c.missing else -1 for c in kind.learned]
+        return torch.tensor(codes, dtype=torch.float64, device=self.device)
+
+    def _with_identifiers(self, filled: Any, data: Any) -> Any:
+        """Identifiers of a frame as they were: a completed row is still the same row."""
+        kind = self.schema.example
+        if not isinstance(kind, Table) or not hasattr(data, "columns"):
+            return filled
+        for column in kind.columns:
+            if column.kind is ColumnKind.IDENTIFIER and column.name in data.columns:
+                if kind.container == "polars":
+                    filled = filled.with_columns(data[column.name])
+                else:
+                    filled[column.name] = list(data[column.name])
+        return filled
 
     def _open_with_gaps(self, data: Any, observed: Any) -> tuple[Data, Tensor]:
         kind = self.schema.example

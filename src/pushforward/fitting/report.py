@@ -118,9 +118,9 @@ def _commands(run: Run, path: str) -> list[tuple[str, str]]:
     offered = run.known.verbs if run.known else ("sample",)
     found = [command for verb, command in every.items() if verb in offered]
     training = run.recipe.get("training")
-    for budget in ("steps", "minutes"):
-        spent = training.get(budget) if isinstance(training, dict) else None
-        if isinstance(spent, (int, float)):
-            again = f"pushforward fit DATA {family} --{budget} {2 * spent} --out {shlex.quote(path + '-longer')}"
-            found.append(("train for twice as long; add the other options of the recipe below", again))
+    budget = {k: training.get(k) for k in ("steps", "minutes")} if isinstance(training, dict) else {}
+    longer = " ".join(f"--{k} {2 * v}" for k, v in budget.items() if isinstance(v, (int, float)))
+    if longer:
+        again = f"pushforward fit DATA {family} {longer} --out {shlex.quote(path + '-longer')}"
+        found.append(("train for twice as long; add the other options of the recipe below", again))
     return found

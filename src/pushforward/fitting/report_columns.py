@@ -169,9 +169,8 @@ def _pairs(
 
     def diagonal(column: Column) -> dict[str, Any]:
         codes = real[column.name][np.isfinite(real[column.name])]
-        limits = (
-            f"{text_of(column, codes.min())} to {text_of(column, codes.max())}" if len(codes) and not column.discrete else ""
-        )
+        shown = len(codes) and not column.discrete
+        limits = f"{text_of(column, codes.min())} to {text_of(column, codes.max())}" if shown else ""
         return {"picture": None, "name": column.name, "range": limits}
 
     names = [c.name for c in columns]
@@ -194,7 +193,7 @@ def _correlations(
         learned = _matrix(names, own)
         gaps, note = np.abs(learned - truth), ""
         if np.isfinite(gaps).any():
-            i, j = np.unravel_index(int(np.nanargmax(gaps)), gaps.shape)
+            i, j = divmod(int(np.nanargmax(gaps)), len(names))
             now, wanted = (short(round(float(m[i, j]), 2)) for m in (learned, truth))
             note = f"furthest from real: {names[i]} × {names[j]}, {now} instead of {wanted}"
         drawn = pictures.correlation(names, learned, label=f"correlations of samples of {run.label}")

@@ -186,10 +186,8 @@ def _layout(kind: Image, sampled: Sequence[Run], real: Codes) -> Layout:
     budget = max(4, int(min(300_000, SHEET_PIXELS / (1 + len(sampled))) / each))
     first = next((r.schema.conditions[0] for r in sampled if r.schema and r.schema.conditions), None)
     if first is not None:
-        holders = [
-            rows.columns[first.name] for rows in (real, *(r.samples for r in sampled)) if rows and first.name in rows.columns
-        ]
-        values = sorted({float(v) for held in holders for v in held if math.isfinite(v)})
+        held = [rows.columns.get(first.name, ()) for rows in (real, *(r.samples for r in sampled)) if rows]
+        values = sorted({float(v) for codes in held for v in codes if math.isfinite(v)})
         if values and (first.discrete or len(values) <= 10):
             values = values[: max(1, min(10, budget // 4))]
             return Layout(max(2, min(8, budget // len(values))), len(values), first, tuple(values))

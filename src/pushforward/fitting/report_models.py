@@ -72,9 +72,8 @@ def leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
     for rows in groups.values():
         rows.sort(key=lambda row: row["cells"][0]["sort"] if row["cells"] else 0)
     last = {"none": "no density" if len(groups) > 1 else "", "failed": "failed"}
-    titles = (
-        {k: title for k, (_, title, _) in DENSITIES.items()} | {k: k for k in groups if k not in (*DENSITIES, *last)} | last
-    )
+    titles = {k: title for k, (_, title, _) in DENSITIES.items()}
+    titles |= {k: k for k in groups if k not in (*titles, *last)} | last
     kinds = [k for k in DENSITIES if any(m.get("kind") == k for r in runs for m in r.metrics)]
     noted = [m for r in runs for m in r.metrics if m.get("note") and m["name"] in columns]
     cells = [c for rows in groups.values() for row in rows for c in row["cells"]]

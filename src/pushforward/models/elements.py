@@ -6,7 +6,8 @@ both. Two kinds:
 
 * ``Levels``: a categorical over K levels (log-softmax of K parameters).
 * ``Mixture``: a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517), log Σ_k π_k p((e − μ_k)/s_k), on a grid of
-  step δ the mass of the cell per step, log Σ_k π_k [σ((e + δ/2 − μ_k)/s_k) − σ((e − δ/2 − μ_k)/s_k)] − log δ, open at the bounds.
+  step δ the mass of the cell per step, log Σ_k π_k [σ((e + δ/2 − μ_k)/s_k) − σ((e − δ/2 − μ_k)/s_k)] − log δ,
+  open at the bounds.
 
 ``prepare`` sets default parameters from data, to which the network's are added: a network of zeros is the independent model.
 """

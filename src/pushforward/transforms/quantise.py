@@ -49,9 +49,9 @@ class Dequantise(Elementwise):
 class LevelBands(Elementwise):
     """Pixels (B, C, H, W) in {0 … L − 1} ↔ z of the same shape, one order-preserving map for all pixels of a channel.
 
-    Level k, with frequency w_k in its channel, owns the interval of z that N(0, 1) gives the mass w_k. ``pull`` draws z uniformly
-    in a band of that interval, at most ``width`` wide, so V = log(width of the band); ``push`` gives the level whose interval
-    z is in. A frequent level such as a black background is then a narrow line with room for error on both sides,
+    Level k, with frequency w_k in its channel, owns the interval of z that N(0, 1) gives the mass w_k. ``pull`` draws z
+    uniformly in a band of that interval, at most ``width`` wide, so V = log(width of the band); ``push`` gives the level
+    whose interval z is in. A frequent level such as a black background is then a narrow line with room for error on both sides,
     which a network learns easily, where spreading it over its whole interval would bury pictures in noise.
     """
 
@@ -62,7 +62,7 @@ class LevelBands(Elementwise):
     stochastic = True
     tight = False
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, width: float = 0.6, pseudo: float = 0.5) -> None:
+    def __init__(self, shape: tuple[int, ...], levels: int, width: float = 0.6, pseudo: float = 0.5) -> None:
         super().__init__()
         self.shape, self.levels, self.width, self.pseudo = tuple(shape), levels, width, pseudo
         channels = self.shape[0]
