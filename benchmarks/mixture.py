@@ -14,9 +14,11 @@ from pushforward.core.random import Draws
 from pushforward.core.schema import Schema, Vector
 from pushforward.core.transform import Compose
 from pushforward.data.dataset import Data, TensorStore
+from pushforward.fitting.direct import DirectFit
 from pushforward.fitting.distributed import Processes
+from pushforward.fitting.history import History
+from pushforward.fitting.loop import Job
 from pushforward.fitting.options import Training
-from pushforward.fitting.trainer import DirectFit, History, Job
 from pushforward.models.mixture import GaussianMixture
 
 

@@ -1,8 +1,8 @@
 """What the trainer costs beside a loop written by hand on the same net.
 
 The hand-written loop does what anyone would write: AdamW (fused) with two groups, clipping, a cosine schedule, a moving average
-of the weights, batches drawn from a tensor in memory and noise from torch's global generator. The bare loop leaves out the average.
-Both sides end with the same validation.
+of the weights, batches drawn from a tensor in memory and noise from torch's global generator. The bare loop leaves out the
+average. Both sides end with the same validation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pushforward.core.model import Batch, Model
 from pushforward.core.schema import Schema, Vector
 from pushforward.data.dataset import Data, TensorStore
 from pushforward.fitting.distributed import Processes
+from pushforward.fitting.loop import Job
 from pushforward.fitting.options import Training
-from pushforward.fitting.trainer import Job, train, validation_loss
+from pushforward.fitting.trainer import train
+from pushforward.fitting.validation import validation_loss
 
 ROWS, DIMS, BATCH = 20_000, 16, 512
 
@@ -76,7 +78,7 @@ def nets() -> dict[str, Callable[[Schema], Model]]:
 
 
 def run(quick: bool = False) -> list[Entry]:
-    steps, rounds = (60, 3) if quick else (200, 9)
+    steps, rounds = (60, 3) if quick else (100, 7)
     torch.manual_seed(0)
     x = torch.randn(ROWS, DIMS, dtype=torch.float64) @ torch.randn(DIMS, DIMS, dtype=torch.float64)
     schema = Schema(Vector(DIMS))

@@ -18,12 +18,13 @@ from pushforward.catalog.flows import NiceOptions, nice
 from pushforward.core.errors import RecipeError, TrainingDiverged
 from pushforward.core.model import Batch, Turn
 from pushforward.core.random import Draws
-from pushforward.fitting import trainer
+from pushforward.fitting import validation
 from pushforward.fitting.fit import fit_data
 from pushforward.fitting.history import History
 from pushforward.fitting.options import Training
 from pushforward.fitting.progress import Progress
-from pushforward.fitting.trainer import GradientFit, train, validation_loss
+from pushforward.fitting.trainer import GradientFit, train
+from pushforward.fitting.validation import validation_loss
 
 
 def small_nice(data, seed=0):
@@ -194,7 +195,7 @@ def test_validation_is_the_same_number_whatever_the_chunks(monkeypatch):
     assert validation_loss(model, data, 3, device) == first
     assert validation_loss(model, data, 4, device) != first
     for chunk in (7, 64, 100, 1000):
-        monkeypatch.setattr(trainer, "_CHUNK", chunk)
+        monkeypatch.setattr(validation, "_CHUNK", chunk)
         assert validation_loss(model, data, 3, device) == pytest.approx(first, rel=1e-6)
     assert model.training
 

@@ -21,8 +21,8 @@ from pushforward.core.model import Batch, Model, Scores
 from pushforward.core.schema import Schema, Vector
 from pushforward.data.dataset import Data, TensorStore
 from pushforward.fitting.distributed import Processes
+from pushforward.fitting.loop import Job
 from pushforward.fitting.options import Training
-from pushforward.fitting.trainer import Job
 
 
 def points(n: int = 300, d: int = 3, seed: int = 0) -> np.ndarray:

@@ -21,9 +21,10 @@ from pushforward.data.sources import open_data
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
 from pushforward.fitting.files import read_json, write_json, writing_failed
 from pushforward.fitting.fitted import Fitted, make_recipe
+from pushforward.fitting.loop import Callback, Job
 from pushforward.fitting.options import Training, split_options
 from pushforward.fitting.progress import Progress
-from pushforward.fitting.trainer import Callback, Job, train
+from pushforward.fitting.trainer import train
 
 _PREVIEW = 1000
 _STATISTICS = 20_000_000  # codes looked at for means, quantiles and frequencies

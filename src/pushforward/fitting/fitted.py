@@ -23,8 +23,8 @@ from pushforward.core.random import Draws, mix
 from pushforward.core.schema import ColumnKind, Image, Schema, Table, Tokens, Vector, from_json, to_json
 from pushforward.data.dataset import Data, Rows
 from pushforward.fitting.files import read_json, read_tensors, write_arrays, write_json, write_tensors
+from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
-from pushforward.fitting.trainer import place
 from pushforward.metrics.likelihood import log_mean_exp
 
 VERSION = 1

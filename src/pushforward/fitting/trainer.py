@@ -7,54 +7,26 @@ interrupted: a resumed run ends with the same bits, and several processes train 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pushforward.core.errors import Interrupted, RecipeError, TrainingDiverged
-from pushforward.core.gather import alone
-from pushforward.core.model import Batch, FitsDirectly, Model, Samples, Turn
+from pushforward.core.errors import RecipeError, TrainingDiverged
+from pushforward.core.model import Batch, FitsDirectly, Turn
 from pushforward.core.random import Draws, mix
-from pushforward.core.schema import Schema
-from pushforward.data.dataset import Data, Rows
-from pushforward.fitting import checkpoint
-from pushforward.fitting.distributed import Processes
+from pushforward.fitting.direct import DirectFit
 from pushforward.fitting.history import History, Record
-from pushforward.fitting.options import Training
-from pushforward.fitting.progress import Progress
+from pushforward.fitting.loop import Job, Loop, to_batch, under, watching_for_ctrl_c
+from pushforward.fitting.validation import sample_distance, validation_loss
 
-Callback = Callable[[Record], Any]
-_ORDER, _NOISE, _HELD, _EM = 0x0DE4, 0x401E, 0xE1D, 0xE34  # streams of the seed
-_VALIDATE = 2048  # rows of the validation set that are looked at
-_CHUNK = 512
+_ORDER, _NOISE = 0x0DE4, 0x401E  # streams of the seed
 _ROLLBACKS = 5
-
-
-@dataclass
-class Job:
-    """What is trained on what."""
-
-    model: Model
-    train: Data
-    validation: Data
-    training: Training
-    processes: Processes
-    run: Path | None = None
-    resume: bool = False
-    callback: Callback | None = None
-    progress: Progress = field(default_factory=lambda: Progress("fit", quiet=True))
-    how_to_go_on: str = "resume=True"
 
 
 def train(job: Job) -> History:
@@ -75,182 +47,7 @@ def train(job: Job) -> History:
     return history
 
 
-def to_batch(rows: Rows, schema: Schema, draws: Draws, device: torch.device) -> Batch:
-    """Rows of data as a batch on ``device``."""
-    columns = {name: place(values, device) for name, values in rows.columns.items()}
-    condition = {c.name: columns[c.name] for c in schema.conditions}
-    target = columns.get(schema.target.name) if schema.target is not None else None
-    return Batch(place(rows.x, device), draws, condition, target)
-
-
-def place(codes: Tensor, device: torch.device) -> Tensor:
-    """Codes on ``device``; where it knows no float64 (MPS), as float32."""
-    if device.type == "mps" and codes.dtype == torch.float64:
-        codes = codes.float()
-    return codes.to(device, non_blocking=True)
-
-
-@contextmanager
-def watching_for_ctrl_c() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed; a second one interrupts at once."""
-    pressed = False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@torch.no_grad()
-def validation_loss(
-    model: Model, data: Data, seed: int, device: torch.device, autocast: Callable[[], Any] = contextlib.nullcontext
-) -> float:
-    """Mean loss of the last turn on up to 2048 rows with the same noise and stratified times every time."""
-    turn, held = model.turns[-1].name, mix(seed, _HELD)
-    count = min(len(data), _VALIDATE)
-    total = 0.0
-    was = model.training
-    model.eval()
-    with alone():
-        for start in range(0, count, _CHUNK):
-            stop = min(start + _CHUNK, count)
-            draws = Draws(held, start, stop, count, device)
-            batch = to_batch(data.rows(slice(start, stop)), model.schema, draws, device)
-            with autocast():
-                total += float(model(batch, turn)["loss"].sum())
-    model.train(was)
-    return total / count
-
-
-@torch.no_grad()
-def sample_distance(model: Model, data: Data, seed: int, device: torch.device) -> float:
-    """Sliced Wasserstein distance between samples and validation rows, in standard deviations of the latter."""
-    from pushforward.metrics.distances import sliced_wasserstein
-
-    assert isinstance(model, Samples)
-    count = min(len(data), 1024)
-    draws = Draws(mix(seed, _HELD), 0, count, count, device)
-    batch = to_batch(data.rows(slice(0, count)), model.schema, draws, device)
-    was = model.training
-    model.eval()
-    fake = model.sample(count, dict(batch.condition) or None, draws)
-    model.train(was)
-    real = batch.x.flatten(1).double().cpu()
-    mean, std = real.nanmean(0).nan_to_num(), (real - real.nanmean(0)).square().nanmean(0).sqrt().nan_to_num().clamp(min=1e-3)
-    near, far = (((x.flatten(1).double().cpu() - mean) / std).nan_to_num(0, 10, -10) for x in (real, fake))
-    return float(sliced_wasserstein(near, far, projections=64, seed=seed).value)
-
-
-class _Fit:
-    """What both ways of fitting share: the clock, the records, the checkpoints, the best state."""
-
-    def __init__(self, job: Job, history: History) -> None:
-        self.job, self.history, self.model = job, history, job.model
-        self.training, self.processes = job.training, job.processes
-        self.device = job.processes.device
-        self.step, self.spent, self.best, self.stale, self.rollbacks = 0, 0.0, math.inf, 0, 0
-        self.best_state: dict[str, Tensor] = {}
-        self.stopped = False  # by patience or the callback
-        self._began = time.monotonic()
-        self._saved, self._kept = time.monotonic(), (-1, 0)
-
-    def seconds(self) -> float:
-        """Time trained, earlier sittings included."""
-        return self.spent + time.monotonic() - self._began
-
-    def begin(self) -> None:
-        """The clock starts; an earlier sitting is gone on with."""
-        self.restore()
-        self._began = self._saved = time.monotonic()
-
-    def done(self) -> float:
-        """Share of the budget that is used, in [0, 1]; below 1 before the first step."""
-        if self.training.minutes is None:
-            return self.step / max(1, self.training.steps or 1)
-        share = torch.tensor(self.seconds() / (60 * self.training.minutes), dtype=torch.float64)
-        # all processes must agree on when to stop
-        share = self.processes.sum(share.to(torch.float32).to(self.device)) / self.processes.world
-        return min(1.0 if self.step else 0.0, float(share))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything tensor-like that a checkpoint needs."""
-        return {f"model/{n}": t for n, t in self.model.state_dict().items()} | {
-            f"best/{n}": t for n, t in self.best_state.items()
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Everything else."""
-        return {
-            "seconds": self.seconds(),
-            "best": self.best if math.isfinite(self.best) else None,
-            "stale": self.stale,
-            "rollbacks": self.rollbacks,
-            "stopped": self.stopped,
-            "lines": len(self.history.lines),
-        }
-
-    def restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        path = checkpoint.latest(self.job.run) if self.job.run is not None and self.job.resume else None
-        if path is None:
-            # what was written before the first checkpoint comes again
-            self.history.rewind(0)
-            return
-        tensors, state = checkpoint.load(path)
-        self.adopt(tensors, state)
-        self.history.rewind(state["lines"])
-        self._kept = self.step, self.rollbacks
-
-    def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take over what ``tensors`` and ``state`` gave to a checkpoint."""
-        self.step, self.spent = state["step"], state["seconds"]
-        self.best = state["best"] if state["best"] is not None else math.inf
-        self.stale, self.rollbacks, self.stopped = state["stale"], state["rollbacks"], state["stopped"]
-        self.model.load_state_dict(_under(tensors, "model"))
-        self.best_state = {n: t.to(self.device) for n, t in _under(tensors, "best").items()}
-
-    def save(self, now: bool = False) -> None:
-        """A checkpoint, if it is time."""
-        if self.job.run is None or not (now or time.monotonic() - self._saved >= self.training.save_every):
-            return
-        if self.processes.main and self._kept != (self.step, self.rollbacks):
-            checkpoint.save(self.job.run, self.step, self.tensors(), self.state())
-        self._saved, self._kept = time.monotonic(), (self.step, self.rollbacks)
-
-    def stop_here(self) -> None:
-        """Ctrl-C: save and say how to go on."""
-        self.save(now=True)
-        where = f"step {self.step}"
-        if self.job.run is None:
-            raise Interrupted(f"stopped at {where}; nothing was kept, since no run folder was given (out=)")
-        raise Interrupted(f"stopped at {where}, saved in {self.job.run}; go on with: {self.job.how_to_go_on}")
-
-    def judge(self, value: float, state: Callable[[], dict[str, Tensor]]) -> bool:
-        """Keep the best state; true when patience has run out."""
-        if value < self.best - 1e-9 * abs(value):
-            self.best, self.stale, self.best_state = value, 0, state()
-        else:
-            self.stale += 1
-        # a distance between samples is too noisy to stop by: the best state is kept all the same
-        return self.model.comparable and 0 < self.training.patience <= self.stale
-
-    def tell(self, record: Record) -> bool:
-        """Write the record and ask the callback; true when it wants to stop."""
-        self.history.add(record)
-        return self.job.callback is not None and self.job.callback(record) is False
-
-
-class GradientFit(_Fit):
+class GradientFit(Loop):
     """Optimiser steps in turns (Loshchilov & Hutter 2017, arXiv:1711.05101, for the decoupled decay)."""
 
     def __init__(self, job: Job, history: History) -> None:
@@ -512,77 +309,16 @@ class GradientFit(_Fit):
         self.batches, self.slower = state["batches"], state["slower"]
         self._loss_count, self._validated = state["loss_count"], state["validated"]
         self._loss_sum.copy_(tensors["loss_sum"])
-        self._terms = {n: t.to(self.device) for n, t in _under(tensors, "terms").items()}
-        averages = _under(tensors, "average")
+        self._terms = {n: t.to(self.device) for n, t in under(tensors, "terms").items()}
+        averages = under(tensors, "average")
         for (name, _), average in zip(self.named, self.average, strict=bool(self.average)):
             average.copy_(averages[name])
         for turn in self.model.turns:
             optimiser = self.optimisers[turn.name]
-            moments = _under(tensors, f"optimiser/{turn.name}")
+            moments = under(tensors, f"optimiser/{turn.name}")
             optimiser.state.clear()
             for name, parameter in self.model.turn_parameters(turn):
                 mine = {k[len(name) + 1 :]: v.to(self.device) for k, v in moments.items() if k.rpartition("/")[0] == name}
                 if mine:
                     optimiser.state[parameter] = mine
         self._mark = (self.batches, time.monotonic())
-
-
-class DirectFit(_Fit):
-    """Additive statistics over all rows, an update, and again until the likelihood stands still."""
-
-    before = -math.inf
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"before": self.before if math.isfinite(self.before) else None}
-
-    def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        super().adopt(tensors, state)
-        self.before = state["before"] if state["before"] is not None else -math.inf
-
-    def go(self) -> None:
-        model = self.model
-        assert isinstance(model, FitsDirectly)
-        model.to(self.device)
-        rows = self.job.train.sample(20_000, self.training.seed)
-        seed = mix(self.training.seed, _EM)
-        with torch.no_grad():
-            model.start(place(rows.x, self.device), Draws(seed, 0, len(rows.x), device=self.device))
-            self.begin()
-            with self.job.progress as progress, watching_for_ctrl_c() as pressed:
-                while not self.stopped and self.done() < 1:
-                    likelihood = model.update(self._sums(seed))
-                    self.step += 1
-                    value = validation_loss(model, self.job.validation, self.training.seed, self.device)
-                    if not math.isfinite(likelihood) or not math.isfinite(value):
-                        raise TrainingDiverged(f"the likelihood was not finite at iteration {self.step}: use fewer components")
-                    record = Record(
-                        step=self.step, epoch=self.step, seconds=self.seconds(), train=-likelihood, validation=value
-                    )
-                    tired = self.judge(value, lambda: {n: t.clone() for n, t in model.state_dict().items()})
-                    still = abs(likelihood - self.before) < 1e-5 * (1 + abs(likelihood))
-                    self.before = likelihood
-                    self.stopped = self.tell(record) or tired or still
-                    progress.update(self.done(), train=-likelihood, validation=value)
-                    self.save(now=self.stopped)
-                    if pressed() and not self.stopped:
-                        self.stop_here()
-            self.save(now=True)
-        model.load_state_dict(self.best_state)
-        model.eval()
-
-    def _sums(self, seed: int) -> dict[str, Tensor]:
-        """Statistics of all rows, this process's share of them added to the others'."""
-        assert isinstance(self.model, FitsDirectly)
-        n, world, rank = len(self.job.train), self.processes.world, self.processes.rank
-        totals: dict[str, Tensor] = {}
-        for start in range(n * rank // world, n * (rank + 1) // world, 4096):
-            stop = min(start + 4096, n * (rank + 1) // world)
-            draws = Draws(seed, start, stop, device=self.device)
-            batch = to_batch(self.job.train.rows(slice(start, stop)), self.model.schema, draws, self.device)
-            for name, value in self.model.stats(batch).items():
-                totals[name] = totals[name] + value if name in totals else value
-        return {name: self.processes.sum(value) for name, value in totals.items()}
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n[len(prefix) + 1 :]: t for n, t in tensors.items() if n.startswith(prefix + "/")}
