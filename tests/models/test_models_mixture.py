@@ -18,6 +18,7 @@ from pushforward.core.random import Draws
 from pushforward.core.schema import Schema, Vector
 from pushforward.core.transform import Compose
 from pushforward.models.mixture import COVARIANCES, GaussianMixture
+from pushforward.transforms.univariate import Standardise
 
 WIDE = torch.float64
 SKLEARN = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
@@ -260,3 +261,19 @@ def test_factors_follow_the_parameters() -> None:
 def test_unknown_covariances_are_refused() -> None:
     with pytest.raises(ValueError, match="covariance is one of"):
         build(covariance="round")
+
+
+def test_one_gaussian_encodes_by_whitening() -> None:
+    """Whitened coordinates are uncorrelated with unit variance, and their squared length is the Mahalanobis distance."""
+    schema = Schema(Vector(3))
+    model = GaussianMixture(schema, Compose([Standardise((3,))]), 3, components=1)
+    mixing = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
+    x = Draws(5, 0, 4000).normal(3, dtype=torch.float64) @ mixing.T + 7.0
+    model.prepare(x)
+    model.start(x, Draws(0, 0, len(x)))
+    model.update(model.stats(Batch(x, Draws(0, 0, len(x)))))
+    codes = model.encode(x)
+    assert torch.allclose(torch.cov(codes.T), torch.eye(3, dtype=torch.float64), atol=5e-3)
+    precision = torch.linalg.inv(torch.cov(x.T))
+    centred = x - x.mean(0)
+    assert torch.allclose(codes.square().sum(1), (centred @ precision * centred).sum(1), rtol=1e-2, atol=1e-3)

@@ -43,11 +43,8 @@ class Draws:
         self.device = torch.device(device)
         first = start // BLOCK
         self._offset = start - first * BLOCK
-        self._generators = []
-        for block in range(first, max(first + 1, -(-stop // BLOCK))):
-            generator = torch.Generator()
-            generator.manual_seed(mix(self.seed, block))
-            self._generators.append(generator)
+        self._blocks = range(first, max(first + 1, -(-stop // BLOCK)))
+        self._generators: list[torch.Generator] = []  # made when first needed: many losses draw nothing
         self._shared = 0
 
     def __len__(self) -> int:
@@ -58,6 +55,10 @@ class Draws:
         return Draws(mix(self.seed, stream, 0x5EED), self.start, self.stop, self.total, self.device)
 
     def _rows(self, tail: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:
+        if not self._generators:
+            for block in self._blocks:
+                self._generators.append(torch.Generator())
+                self._generators[-1].manual_seed(mix(self.seed, block))
         whole = torch.empty(len(self._generators) * BLOCK, *tail, dtype=dtype)
         for part, generator in zip(whole.split(BLOCK), self._generators, strict=True):
             fill(part, generator)

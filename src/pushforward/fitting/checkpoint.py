@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _random_states() -> dict[str, Tensor]:
     name, keys, position, gauss, cached = np.random.get_state()  # noqa: NPY002 (a user's own model may draw from it)
     legacy = json.dumps([name, np.asarray(keys).tolist(), int(position), int(gauss), float(cached)]).encode()
-    states = {"random/torch": torch.get_rng_state(), "random/numpy": torch.tensor(list(legacy), dtype=torch.uint8)}
+    version, internal, pending = random.getstate()
+    plain = json.dumps([version, list(internal), pending]).encode()
+    states = {
+        "random/torch": torch.get_rng_state(),
+        "random/numpy": torch.tensor(list(legacy), dtype=torch.uint8),
+        "random/python": torch.tensor(list(plain), dtype=torch.uint8),
+    }
     if torch.cuda.is_available():
         states["random/cuda"] = torch.cuda.get_rng_state()
     return states
@@ -76,5 +83,8 @@ def _set_random_states(tensors: dict[str, Tensor]) -> None:
     if "random/numpy" in tensors:
         name, keys, position, gauss, cached = json.loads(bytes(tensors.pop("random/numpy").tolist()))
         np.random.set_state((name, np.array(keys, dtype=np.uint32), position, gauss, cached))  # noqa: NPY002
+    if "random/python" in tensors:
+        version, internal, pending = json.loads(bytes(tensors.pop("random/python").tolist()))
+        random.setstate((version, tuple(internal), pending))
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors.pop("random/cuda"))

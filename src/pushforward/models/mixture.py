@@ -228,8 +228,15 @@ class GaussianMixture(Model, Samples, Scores, Encodes, Completes, FitsDirectly):
         return self.transform.push(y)
 
     def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """Responsibilities p(k | x), (B, K)."""
-        return self._log_joint(self._pull(x, None)[0]).softmax(1)
+        """Responsibilities p(k | x), (B, K). One Gaussian has nobody to share with: whitened coordinates (B, D), gaps at their
+        expected values."""
+        y = self._pull(x, None)[0]
+        if self.components > 1:
+            return self._log_joint(y).softmax(1)
+        for rows, o, m in self._patterns(~y.isnan()):
+            y[rows[:, None], m] = self._given(y[rows], o, m)[1][:, 0]
+        root = torch.linalg.cholesky(self.covariances[0])
+        return torch.linalg.solve_triangular(root, (y - self.means[0]).T, upper=False).T
 
     def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
         """Draws from the closed-form conditional mixture p(y_m | y_o)."""
