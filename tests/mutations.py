@@ -216,8 +216,8 @@ FAULTS = (
     Fault(
         "seeds reused across blocks of rows",
         "core/random.py",
-        "generator.manual_seed(mix(self.seed, block))",
-        "generator.manual_seed(mix(self.seed))",
+        "self._generators[-1].manual_seed(mix(self.seed, block))",
+        "self._generators[-1].manual_seed(mix(self.seed))",
         "core/test_core_random.py",
     ),
     Fault(
