@@ -391,7 +391,9 @@ def assign_roles(data: Data, target: str | None = None, condition: str | Sequenc
         if "columns" not in schema.extra:
             return data
         taken = [*schema.conditions, *([schema.target] if schema.target else [])]
-        return _with_roles(data, schema.target, tuple(schema.conditions), taken)
+        spare = [c for c in schema.extra["columns"] if c not in taken]
+        offers = tuple(f"column '{c.name}' is not part of the example: it can be a --condition or the --target" for c in spare)
+        return replace(_with_roles(data, schema.target, tuple(schema.conditions), taken), notes=(*data.notes, *offers))
     pool = {c.name: c for c in _pool(schema)}
     named = [*conditions, *([target] if target is not None else [])]
     for name in named:
