@@ -28,7 +28,7 @@ install: $(VENV)/.installed
 demo: install
 	rm -rf runs/demo
 	$(BIN)/pushforward compare digits independent gaussian nice gmm vae rectified-flow made wgan-gp simclr classifier \
-		--minutes 0.25 --out runs/demo
+		--minutes 0.4 --out runs/demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow"

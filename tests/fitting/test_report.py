@@ -447,6 +447,7 @@ class TestDiagnosis:
     def test_fitted_directly(self):
         records = [{"step": i, "train": v, "validation": v, "learning_rate": None} for i, v in ((1, 129.0), (2, 129.0))]
         assert diagnose(records).kind == "converged"
+        assert "one pass" in diagnose(records[:1]).sentence
         records[1]["validation"] = 90.0
         assert diagnose(records).kind == "short"
 

@@ -202,7 +202,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "",
                 _CONTINUOUS,
                 conditions=True,
-                training={"learning_rate": 3e-4, "steps": 4000, "batch_size": 64, "weight_decay": 0.0},
+                training={"learning_rate": 1e-3, "steps": 4000, "batch_size": 64, "weight_decay": 0.0},
             ),
             _family(
                 "simclr",

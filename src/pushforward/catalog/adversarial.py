@@ -29,7 +29,7 @@ class WganGpOptions:
     penalty: float = 10.0
     critic_steps: int = 5
     hidden: tuple[int, ...] = (256, 256)
-    width: int = 32
+    width: int = 16
 
 
 class _Squashed(nn.Module):

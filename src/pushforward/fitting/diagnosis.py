@@ -68,10 +68,12 @@ def diagnose(metrics: Sequence[Mapping[str, Any]]) -> Diagnosis:
     # Fitted by statistics (EM, moments), not by gradients: it ends when a pass changes nothing.
     if direct and len(passes) > 1 and abs(passes[-1] - passes[-2]) <= 1e-3 * (abs(passes[-1]) + abs(passes[0] - passes[-1])):
         return Diagnosis("converged", f"Converged: fitted directly, and the last of {len(passes)} passes changed nothing.")
+    if direct and len(passes) == 1:
+        return Diagnosis("converged", "Converged: fitted directly, in one pass over the data.")
     if len(judged) < 5 or (not distance and len(train) < 5):
         if not judged:
             return Diagnosis("short", "There is no learning curve: the family is fitted directly, or training wrote nothing.")
-        return Diagnosis("short", f"Too short to say: only {len(judged)} measurements; train longer or validate more often.")
+        return Diagnosis("short", f"Too short to say after {len(judged)} of the 5 measurements it takes; train longer or validate more often.")
     steps, values = (np.array(a, dtype=float) for a in zip(*judged, strict=True))
     best, rise = _risen(values)
     if distance:

@@ -119,7 +119,7 @@ def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not slow else 1
     scored = fitted.score(test, samples=draws, seed=seed)
     found = likelihood.summary(scored.log_prob, kind.size, scored.kind)
-    note = f"bound of {draws} draws" if scored.kind == "lower_bound" else ""
+    note = f"bound of {draws} draw{'s' if draws > 1 else ''}" if scored.kind == "lower_bound" else ""
     if found.nonfinite:
         note = f"{note}; {found.nonfinite} rows have no finite density".strip("; ")
     shared: dict[str, Any] = {"better": "lower", "kind": scored.kind, "n": found.n, "note": note}

@@ -75,7 +75,6 @@ def leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
     titles = {k: title for k, (_, title, _) in DENSITIES.items()}
     titles |= {k: k for k in groups if k not in (*titles, *last)} | last
     kinds = [k for k in DENSITIES if any(m.get("kind") == k for r in runs for m in r.metrics)]
-    noted = [m for r in runs for m in r.metrics if m.get("note") and m["name"] in columns]
     cells = [c for rows in groups.values() for row in rows for c in row["cells"]]
     return {
         "head": [*columns.values(), *({"label": name, "better": None} for name, _, _ in costs)],
@@ -86,8 +85,26 @@ def leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
         "mixed": len(kinds) > 1,
         "bold": any(c["best"] for c in cells),
         "errors": any(c["error"] for c in cells),
-        "notes": sorted({f"{columns[m['name']]['label']}: {m['note']}" for m in noted}),
+        "notes": _notes(runs, columns),
     }
+
+
+def _notes(runs: Sequence[Run], columns: dict[str, dict[str, Any]]) -> list[str]:
+    """What was noted of each note's metrics; which runs it holds for, where others were measured otherwise."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for run in runs:
+        for m in run.metrics:
+            if m.get("note") and m["name"] in columns:
+                labels, names = found.setdefault(m["note"], ([], []))
+                labels.append(columns[m["name"]]["label"])
+                names.append(run.label)
+    lines = []
+    for note, (labels, names) in found.items():
+        measured = [r.label for r in runs if any(m["name"] in columns and columns[m["name"]]["label"] in labels for m in r.metrics)]
+        whose = list(dict.fromkeys(names))
+        of = f" ({', '.join(whose)})" if set(whose) != set(measured) else ""
+        lines.append(f"{', '.join(dict.fromkeys(labels))}: {note}{of}")
+    return lines
 
 
 def _cost(run: Run, name: str) -> float | None:
