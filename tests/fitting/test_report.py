@@ -373,6 +373,14 @@ class TestLeaderboard:
         assert "not ranked against each other" in text
         assert board.index("nice") < board.index("rectified-flow") < board.index("vae")
 
+    def test_notes_say_whose_they_are(self, tmp_path):
+        draws = [metric("nats", v, kind="lower_bound", note=f"bound of {n}") for v, n in ((3.0, "8 draws"), (4.0, "1 draw"))]
+        _, text = self.rows(tmp_path, *draws)
+        assert "bound of 8 draws (nice)" in text
+        assert "bound of 1 draw (made)" in text
+        _, text = self.rows(tmp_path / "same", draws[0], draws[0])
+        assert "bound of 8 draws<" in text
+
     def test_costs_are_shown_once(self, tmp_path):
         board, _ = self.rows(tmp_path, metric("parameters", 12345.0), metric("samples_per_second", 1e4))
         assert board.count("parameters") == 1

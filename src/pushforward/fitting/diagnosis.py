@@ -73,7 +73,7 @@ def diagnose(metrics: Sequence[Mapping[str, Any]]) -> Diagnosis:
     if len(judged) < 5 or (not distance and len(train) < 5):
         if not judged:
             return Diagnosis("short", "There is no learning curve: the family is fitted directly, or training wrote nothing.")
-        return Diagnosis("short", f"Too short to say after {len(judged)} of the 5 measurements it takes; train longer or validate more often.")
+        return Diagnosis("short", f"Too short to say: {len(judged)} of 5 measurements; train longer or validate more often.")
     steps, values = (np.array(a, dtype=float) for a in zip(*judged, strict=True))
     best, rise = _risen(values)
     if distance:

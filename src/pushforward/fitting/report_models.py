@@ -100,9 +100,9 @@ def _notes(runs: Sequence[Run], columns: dict[str, dict[str, Any]]) -> list[str]
                 names.append(run.label)
     lines = []
     for note, (labels, names) in found.items():
-        measured = [r.label for r in runs if any(m["name"] in columns and columns[m["name"]]["label"] in labels for m in r.metrics)]
+        measured = {r.label for r in runs for m in r.metrics if m["name"] in columns and columns[m["name"]]["label"] in labels}
         whose = list(dict.fromkeys(names))
-        of = f" ({', '.join(whose)})" if set(whose) != set(measured) else ""
+        of = f" ({', '.join(whose)})" if set(whose) != measured else ""
         lines.append(f"{', '.join(dict.fromkeys(labels))}: {note}{of}")
     return lines
 
