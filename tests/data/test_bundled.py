@@ -161,7 +161,7 @@ def test_tables_go_through_the_table_reader(alone, monkeypatch):
         return bundled.open_bundled("moons")
 
     asked = []
-    monkeypatch.setitem(sys.modules, "pushforward.data.sources", types.SimpleNamespace(open_table=open_table))
+    monkeypatch.setitem(sys.modules, "pushforward.data.tabular", types.SimpleNamespace(open_table=open_table))
     content = "a,b\n1,2\n3,4\n"
     fake(monkeypatch, "penguins", {"https://home/p.csv": content.encode()})
     assert bundled.open_bundled("penguins", types={"a": "number"}).origin == "penguins"

@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from pushforward.core.errors import DataError
 from pushforward.core.schema import ColumnKind, Image
-from pushforward.data import images
+from pushforward.data import folders, imagefiles, images
 from pushforward.data.dataset import TensorStore
 
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ class TestFolder:
         a, b = pixels(4, 5), pixels(4, 5)
         save(tmp_path / "b.png", b)
         save(tmp_path / "a.PNG", a, format="PNG")
-        data = images.open_folder(tmp_path)
+        data = folders.open_folder(tmp_path)
         assert data.schema.example == Image(1, 4, 5)
         assert data.rows().x.dtype == torch.uint8
         np.testing.assert_array_equal(data.rows().x[:, 0], [a, b])
@@ -41,7 +41,7 @@ class TestFolder:
         grey, colour = pixels(3, 3), pixels(3, 3, 3)
         save(tmp_path / "a.png", grey)
         save(tmp_path / "b.bmp", colour)
-        x = images.open_folder(tmp_path).rows().x.numpy()
+        x = folders.open_folder(tmp_path).rows().x.numpy()
         np.testing.assert_array_equal(x[0], np.stack([grey] * 3))
         np.testing.assert_array_equal(x[1], colour.transpose(2, 0, 1))
 
@@ -49,11 +49,11 @@ class TestFolder:
         see_through, opaque = pixels(3, 3, 4), pixels(3, 3, 4)
         see_through[0, 0, 3], opaque[..., 3] = 7, 255
         save(tmp_path / "a.png", opaque)
-        assert images.open_folder(tmp_path).schema.example.channels == 3
+        assert folders.open_folder(tmp_path).schema.example.channels == 3
         save(tmp_path / "b.png", see_through)
         grey = pixels(3, 3)
         save(tmp_path / "c.png", grey)
-        x = images.open_folder(tmp_path).rows().x.numpy()
+        x = folders.open_folder(tmp_path).rows().x.numpy()
         np.testing.assert_array_equal(x[:2].transpose(0, 2, 3, 1), [opaque, see_through])
         np.testing.assert_array_equal(x[2], np.stack([grey] * 3 + [np.full((3, 3), 255)]))
 
@@ -62,9 +62,9 @@ class TestFolder:
         palette.putpalette([255, 0, 0, 0, 255, 0])
         palette.putdata([0, 1, 1, 0])
         palette.save(tmp_path / "a.png")
-        assert images.open_folder(tmp_path).schema.example.channels == 3
+        assert folders.open_folder(tmp_path).schema.example.channels == 3
         palette.save(tmp_path / "a.png", transparency=1)
-        x = images.open_folder(tmp_path).rows().x
+        x = folders.open_folder(tmp_path).rows().x
         assert x.shape == (1, 4, 2, 2)
         assert x[0, 3].tolist() == [[255, 0], [0, 255]]
         assert x[0, :3, 0, 0].tolist() == [255, 0, 0]
@@ -73,19 +73,19 @@ class TestFolder:
         save(tmp_path / "a.png", np.array([[0, 257], [65535, 128 * 257]], np.uint16))
         Pillow.fromarray(np.array([[True, False], [False, True]])).save(tmp_path / "b.tif")
         Pillow.fromarray(np.array([[0, 0.2], [0.4, 1]], np.float32)).save(tmp_path / "c.tif")
-        x = images.open_folder(tmp_path).rows().x
+        x = folders.open_folder(tmp_path).rows().x
         assert x[:, 0].tolist() == [[[0, 1], [255, 128]], [[255, 0], [0, 255]], [[0, 51], [102, 255]]]
 
     def test_grey_asked_for_or_refused(self, tmp_path):
         save(tmp_path / "a.png", np.full((2, 2, 3), 90, np.uint8))
         clear = np.zeros((2, 2, 4), np.uint8)
         save(tmp_path / "b.png", clear)
-        x = images.open_folder(tmp_path, grey=True).rows().x
+        x = folders.open_folder(tmp_path, grey=True).rows().x
         assert x.shape == (2, 1, 2, 2)
         assert x[:, 0, 0, 0].tolist() == [90, 255]
         os.remove(tmp_path / "b.png")
         save(tmp_path / "a.png", pixels(2, 2))
-        assert images.open_folder(tmp_path, grey=False).schema.example.channels == 3
+        assert folders.open_folder(tmp_path, grey=False).schema.example.channels == 3
 
     @pytest.mark.parametrize("suffix", ["jpg", "tif"])
     def test_orientation_is_honoured(self, tmp_path, suffix):
@@ -95,7 +95,7 @@ class TestFolder:
         array[:, :8] = 255
         save(tmp_path / f"a.{suffix}", array, exif=exif)
         save(tmp_path / "b.png", np.zeros((16, 8), np.uint8))
-        data = images.open_folder(tmp_path)
+        data = folders.open_folder(tmp_path)
         assert data.schema.example.shape == (1, 16, 8)
         x = data.rows().x[0, 0].float()
         assert x[:8].mean() > 250
@@ -104,7 +104,7 @@ class TestFolder:
     def test_labels(self, tmp_path):
         for name in ("dog/1.png", "cat/2.png", "cat/deep/3.png"):
             save(tmp_path / name, pixels(2, 2))
-        data = images.open_folder(tmp_path)
+        data = folders.open_folder(tmp_path)
         (column,) = data.schema.extra["columns"]
         assert (column.name, column.kind, column.categories, column.missing) == (
             "label",
@@ -115,7 +115,7 @@ class TestFolder:
         assert data.rows().columns["label"].tolist() == [0, 0, 1]
         assert data.rows().columns["label"].dtype == torch.float64
         save(tmp_path / "loose.png", pixels(2, 2))
-        data = images.open_folder(tmp_path)
+        data = folders.open_folder(tmp_path)
         assert data.schema.extra["columns"][0].missing
         assert data.rows().columns["label"].tolist() == [0, 0, 1, 2]
 
@@ -125,7 +125,7 @@ class TestFolder:
             (tmp_path / name).write_text("{}")
         save(tmp_path / ".hidden" / "1.png", pixels(9, 9))
         (tmp_path / "a" / "loop").symlink_to(tmp_path)
-        data = images.open_folder(tmp_path)
+        data = folders.open_folder(tmp_path)
         assert len(data) == 1
         (note,) = data.notes
         assert "(4)" in note
@@ -136,21 +136,21 @@ class TestFolder:
         save(tmp_path / "b.png", pixels(4, 6))
         save(tmp_path / "odd.png", pixels(9, 3))
         with pytest.raises(DataError, match=r"4×6 \(2, e.g. a.png\), 9×3 \(1, e.g. odd.png\).*--resize N"):
-            images.open_folder(tmp_path)
-        assert images.open_folder(tmp_path, resize=3).schema.example.shape == (1, 3, 3)
-        assert images.open_folder(tmp_path, resize=(2, 5)).schema.example.shape == (1, 2, 5)
+            folders.open_folder(tmp_path)
+        assert folders.open_folder(tmp_path, resize=3).schema.example.shape == (1, 3, 3)
+        assert folders.open_folder(tmp_path, resize=(2, 5)).schema.example.shape == (1, 2, 5)
 
     def test_resizing_keeps_the_centre_and_does_not_alias(self, tmp_path):
         wide = np.zeros((16, 48), np.uint8)
         wide[:, 16:32] = 200
         wide[:, :8] = 255
         save(tmp_path / "a.png", wide)
-        x = images.open_folder(tmp_path, resize=8).rows().x[0, 0]
+        x = folders.open_folder(tmp_path, resize=8).rows().x[0, 0]
         assert x[:, 2:-2].unique().tolist() == [200]
         assert x.min() > 150
         stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
         save(tmp_path / "a.png", stripes)
-        x = images.open_folder(tmp_path, resize=8).rows().x[0, 0].float()
+        x = folders.open_folder(tmp_path, resize=8).rows().x[0, 0].float()
         assert (x[1:-1, 1:-1] - 127.5).abs().max() < 20
 
     def test_a_damaged_file_is_named(self, tmp_path):
@@ -158,35 +158,35 @@ class TestFolder:
             save(tmp_path / f"{i}.png", pixels(8, 8))
         (tmp_path / "bad.png").write_bytes(b"no image")
         with pytest.raises(DataError, match=r"bad.png cannot be read as an image: remove or replace it"):
-            images.open_folder(tmp_path)
+            folders.open_folder(tmp_path)
         whole = (tmp_path / "0.png").read_bytes()
         (tmp_path / "bad.png").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DataError, match=r"bad.png cannot be read"):
-            images.open_folder(tmp_path, resize=4)
+            folders.open_folder(tmp_path, resize=4)
         (tmp_path / "bad.png").write_bytes(b"")
         with pytest.raises(DataError, match=r"bad.png cannot be read"):
-            images.open_folder(tmp_path)
+            folders.open_folder(tmp_path)
 
     def test_a_bomb_is_refused(self, tmp_path, monkeypatch):
         save(tmp_path / "big.png", np.zeros((40, 40), np.uint8))
-        monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+        monkeypatch.setattr(imagefiles, "MAX_PIXELS", 1000)
         with pytest.raises(DataError, match=r"big.png holds 40×40"):
-            images.open_folder(tmp_path)
+            folders.open_folder(tmp_path)
 
     def test_nothing_to_read(self, tmp_path):
         with pytest.raises(DataError, match=r"no images in .*found nothing"):
-            images.open_folder(tmp_path)
+            folders.open_folder(tmp_path)
         (tmp_path / "a.txt").write_text("a")
         with pytest.raises(DataError, match=r"found only a\.txt"):
-            images.open_folder(tmp_path)
+            folders.open_folder(tmp_path)
         with pytest.raises(DataError, match="is no folder"):
-            images.open_folder(tmp_path / "a.txt")
+            folders.open_folder(tmp_path / "a.txt")
         with pytest.raises(DataError, match="there is no folder"):
-            images.open_folder(tmp_path / "none")
+            folders.open_folder(tmp_path / "none")
         with pytest.raises(DataError, match="resize is 0"):
-            images.open_folder(tmp_path, resize=0)
+            folders.open_folder(tmp_path, resize=0)
         with pytest.raises(DataError, match="resize is"):
-            images.open_folder(tmp_path, resize=(1, 2, 3))
+            folders.open_folder(tmp_path, resize=(1, 2, 3))
 
     @pytest.mark.parametrize("resize", [None, 3])
     def test_a_lazy_folder_gives_the_same_rows(self, tmp_path, monkeypatch, resize):
@@ -194,11 +194,11 @@ class TestFolder:
         save(tmp_path / "y" / "2.png", pixels(4, 4, 3))
         alpha = pixels(4, 4, 4)
         save(tmp_path / "y" / "3.png", alpha)
-        held = images.open_folder(tmp_path, resize=resize)
-        monkeypatch.setattr(images, "IN_MEMORY", 40)
-        lazy = images.open_folder(tmp_path, resize=resize)
+        held = folders.open_folder(tmp_path, resize=resize)
+        monkeypatch.setattr(folders, "IN_MEMORY", 40)
+        lazy = folders.open_folder(tmp_path, resize=resize)
         assert isinstance(held.store, TensorStore)
-        assert isinstance(lazy.store, images.FolderStore)
+        assert isinstance(lazy.store, folders.FolderStore)
         assert lazy.schema == held.schema
         at = np.array([2, 0, 1])
         assert torch.equal(lazy.rows(at).x, held.rows(at).x)

@@ -9,7 +9,8 @@ import pytest
 
 from pushforward.core.errors import DataError
 from pushforward.data.infer import infer_columns
-from pushforward.data.sources import decode, open_data
+from pushforward.data.like import decode
+from pushforward.data.sources import open_data
 
 
 def typed(values, types=None, name="v", batch=None):
@@ -102,9 +103,9 @@ def test_levels_and_missing():
 
 
 def test_counting_stops_at_the_cap():
-    from pushforward.data import infer
+    from pushforward.data.tallies import Distinct
 
-    counter = infer._Distinct(10)
+    counter = Distinct(10)
     for start in range(0, 100, 5):
         counter.add(pa.array(range(start, start + 5)), np.ones(5, dtype=int))
     assert counter.frozen

@@ -17,7 +17,8 @@ from pushforward.core.errors import DataError
 from pushforward.core.schema import Image, Table, Tokens, Vector, from_json, to_json
 from pushforward.data.arrays import ArrayStore
 from pushforward.data.describe import describe, summary
-from pushforward.data.sources import decode, open_data, open_like
+from pushforward.data.like import decode, open_like
+from pushforward.data.sources import open_data
 
 
 @pytest.fixture
@@ -99,9 +100,9 @@ def test_csv_with_missing_values(tmp_path):
 
 
 def test_type_that_changes_late_in_a_csv_file(tmp_path, monkeypatch):
-    from pushforward.data import stream
+    from pushforward.data import textfiles
 
-    monkeypatch.setattr(stream, "BLOCK", 64)
+    monkeypatch.setattr(textfiles, "BLOCK", 64)
     path = tmp_path / "late.csv"
     rows = [f"{i % 5},{i % 7},{i % 3},{'' if i < 60 else i % 2 == 0}" for i in range(100)]
     rows[80] = "2.5,x,1,True"

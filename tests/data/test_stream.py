@@ -13,7 +13,8 @@ import torch
 
 from pushforward.core.errors import DataError
 from pushforward.data import stream
-from pushforward.data.sources import decode, open_data, open_like
+from pushforward.data.like import decode, open_like
+from pushforward.data.sources import open_data
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ from polars.testing import assert_frame_equal as assert_polars_equal
 from pushforward.core.errors import DataError
 from pushforward.core.schema import Column, ColumnKind, Table, from_json, to_json
 from pushforward.data import tables
-from pushforward.data.sources import decode, open_data, open_like
+from pushforward.data.like import decode, open_like
+from pushforward.data.sources import open_data
 
 
 def round_trip(frame, **options):

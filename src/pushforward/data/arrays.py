@@ -89,7 +89,7 @@ def _finite(values: np.ndarray, place: str, holes: bool) -> None:
 
 def _side(columns: Mapping[str, Any], rows: int, place: str) -> tuple[list[Column], dict[str, Tensor]]:
     """Side columns {name: (N,)} and their codes. Whole numbers named as labels are categories."""
-    from pushforward.data import infer, tables
+    from pushforward.data import dtypes, infer, tables
 
     described: list[Column] = []
     codes: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ def _side(columns: Mapping[str, Any], rows: int, place: str) -> tuple[list[Colum
         values = to_numpy(given)[0] if isinstance(given, Tensor) else np.asarray(given)
         if values.shape != (rows,):
             raise DataError(f"'{name}' of {place} has shape {tuple(values.shape)}: expected one value for each of {rows} rows")
-        array = tables.arrow_column(values, name, place)
+        array = dtypes.arrow_column(values, name, place)
         few = values.dtype.kind in "iu" and len(np.unique(values)) <= infer.LEVELS
         dtype = values.dtype.name if values.dtype.kind in "biuf" else "str"
         found = infer.infer_columns([{name: array}], {name: "category"} if few else None, names=[name], dtypes={name: dtype},

@@ -345,7 +345,7 @@ def _toy(name: str) -> Data:
 
 
 def _table(name: str, types: Mapping[str, Any] | None) -> Data:
-    from pushforward.data.sources import open_table
+    from pushforward.data.tabular import open_table
 
     local, fetched = _files(name)
     return open_table(local or fetched[0], types=types, name=name)

@@ -1,345 +1,35 @@
-"""Images: folders of files and arrays into ``Data``, and codes back into pixels, contact sheets and PNG files."""
+"""Images: arrays into ``Data``, and codes back into pixels, contact sheets and PNG files."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
-from PIL import ImageOps
 from torch import Tensor
 
 from pushforward.core.errors import DataError
 from pushforward.core.schema import Column, ColumnKind, Image, Schema
-from pushforward.data.dataset import Data, Rows, Store, TensorStore
+from pushforward.data.dataset import Data, TensorStore
+from pushforward.data.imagefiles import (
+    BLOCK,
+    asked_size,
+    fit,
+    natural,
+    parallel,
+    pixels_of,
+    shown,
+    widen,
+)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 CHANNELS = (1, 3, 4)
-# Folders whose codes take more bytes than this are decoded row by row instead of held in memory.
-IN_MEMORY = 2 * 2**30
-# One image may not unfold to more pixels than this: a small file that does is damaged or an attack.
-MAX_PIXELS = 89_478_485
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_BLOCK = 1024
-T = TypeVar("T")
-S = TypeVar("S")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One file
-
-
-@functools.lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    # Only these decoders run, whatever a file claims to be; others may call outside programs.
-    Pillow.init()
-    return tuple(name for name in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF") if name in Pillow.OPEN)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = str(error).strip() or type(error).__name__
-    return DataError(f"{path} cannot be read as an image: remove or replace it ({reason})")
-
-
-def _open(path: Path, use: Callable[[Pillow.Image], T]) -> T:
-    # Pillow's decoders raise many types of exception on damaged files; each means the same to the user.
-    try:
-        # Through a file object: Pillow maps a plain TIFF given by its path into memory, and then turns it wrongly.
-        with open(path, "rb") as file, Pillow.open(file, formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path} holds {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}: remove it or make it smaller"
-                )
-            return use(image)
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    """(height, width) as shown, without decoding the pixels."""
-
-    def use(image: Pillow.Image) -> tuple[int, int]:
-        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
-
-    return _open(path, use)
-
-
-def _from_deep(image: Pillow.Image) -> Pillow.Image:
-    """8-bit grey from 16-bit, 32-bit or floating grey."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and low >= 0 and high <= 1:
-        values = values * 255
-    elif image.mode != "F" and low >= 0 and high <= 65535:
-        values = values / 257
-    elif not (low >= 0 and high <= 255):
-        raise DataError(f"pixel values run from {low:g} to {high:g}: save the image with 8 or 16 bits a pixel")
-    return Pillow.fromarray(np.rint(values).astype(np.uint8))
-
-
-def _natural(image: Pillow.Image) -> Pillow.Image:
-    """``image`` upright in the poorest of the modes L, RGB and RGBA that loses nothing."""
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image)
-    grey = image.mode in ("1", "L", "LA")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if np.asarray(image)[:, :, 3].min() < 255:
-            return image
-    if grey:
-        return image.convert("L")
-    palette = image.mode in ("P", "PA")
-    image = image.convert("RGB")
-    if palette:
-        red, green, blue = (np.asarray(band) for band in image.split())
-        if (red == green).all() and (green == blue).all():
-            return image.convert("L")
-    return image
-
-
-def _fit(image: Pillow.Image, size: tuple[int, int] | None) -> Pillow.Image:
-    """``image`` scaled until it just covers ``size`` = (height, width), then cut to it about its centre."""
-    if size is None or (image.height, image.width) == size:
-        return image
-    height, width = size
-    scale = min(image.height / height, image.width / width)
-    half_w, half_h = width * scale / 2, height * scale / 2
-    box = (image.width / 2 - half_w, image.height / 2 - half_h, image.width / 2 + half_w, image.height / 2 + half_h)
-    # Rounding may put the box a hair outside the image, which Pillow refuses.
-    box = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(image.width)), min(box[3], float(image.height)))
-    # Pillow widens the kernel when it shrinks, so this is antialiased; colours are weighted by their alpha.
-    return image.resize((width, height), Pillow.Resampling.BICUBIC, box=box)
-
-
-def _to_mode(image: Pillow.Image, channels: int) -> Pillow.Image:
-    """``image`` (L, RGB or RGBA) with ``channels``; what was transparent becomes white where alpha is given up."""
-    if image.mode == "RGBA" and channels < 4:
-        ground = Pillow.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Pillow.alpha_composite(ground, image)
-    return image.convert(_MODES[channels])
-
-
-def _array(image: Pillow.Image) -> np.ndarray:
-    """uint8 (H, W, C) of an image in mode L, RGB or RGBA."""
-    values = np.asarray(image)
-    return values[:, :, None] if values.ndim == 2 else values
-
-
-def _read(path: Path, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    """uint8 (H, W, C) of one file, with its natural channels where ``channels`` is None."""
-
-    def use(image: Pillow.Image) -> np.ndarray:
-        try:
-            plain = _natural(image)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        if channels is not None:
-            plain = _to_mode(plain, channels)
-        return _array(_fit(plain, size))
-
-    return _open(path, use)
-
-
-def _widen(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 (H, W, c) with ``channels`` >= c: grey is repeated, alpha is opaque."""
-    have = pixels.shape[2]
-    if have == channels:
-        return pixels
-    colour = np.repeat(pixels, 3, axis=2) if have == 1 else pixels
-    if channels == 3:
-        return colour
-    return np.concatenate([colour, np.full((*pixels.shape[:2], 1), 255, np.uint8)], axis=2)
-
-
-def _parallel(function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
-    """``function`` of each item, in order, by threads (Pillow decodes outside the interpreter's lock)."""
-    if len(items) < 8:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        # In blocks, so that a huge folder does not queue all its images at once.
-        for start in range(0, len(items), _BLOCK):
-            yield from pool.map(function, items[start : start + _BLOCK])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Folders
-
-
-@dataclass(frozen=True)
-class FolderStore:
-    """Images decoded from their files when they are taken. ``size`` is the (height, width) of all of them."""
-
-    folder: str
-    files: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
-    resize: bool
-    columns: dict[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def take(self, index: np.ndarray) -> Rows:
-        """Codes of the rows at ``index``. Raises DataError where a file has gone bad or changed its size."""
-
-        def load(row: int) -> np.ndarray:
-            path = Path(self.folder, self.files[row])
-            pixels = _read(path, self.size if self.resize else None, self.channels)
-            if pixels.shape[:2] != self.size:
-                raise DataError(f"{path} is now {_shown(pixels.shape[:2])}, was {_shown(self.size)} (height×width)")
-            return pixels
-
-        x = np.empty((len(index), self.channels, *self.size), np.uint8)
-        for row, pixels in enumerate(_parallel(load, [int(i) for i in index])):
-            x[row] = pixels.transpose(2, 0, 1)
-        at = torch.from_numpy(np.ascontiguousarray(index))
-        return Rows(torch.from_numpy(x), {name: values[at] for name, values in self.columns.items()})
-
-
-def _shown(size: Sequence[int]) -> str:
-    return "×".join(str(int(n)) for n in size)
-
-
-def _find(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files, and the names of the other files, below ``folder``; hidden ones and loops of links are passed over."""
-    images: list[Path] = []
-    others: list[str] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            path = Path(here, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                images.append(path)
-            else:
-                others.append(str(path.relative_to(folder)))
-    return sorted(images, key=lambda path: path.relative_to(folder).parts), sorted(others)
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _mixed(folder: Path, sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> DataError:
-    counts = Counter(sizes).most_common()
-    shown = [f"{_shown(size)} ({n}, e.g. {files[sizes.index(size)].name})" for size, n in counts]
-    return DataError(
-        f"the images in {folder} have {len(counts)} different sizes (height×width): {_listed(shown)}. "
-        "Use --resize N to bring them to one size"
-    )
-
-
-def _side(resize: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if resize is None:
-        return None
-    try:
-        pair = (resize, resize) if isinstance(resize, (int, np.integer)) else tuple(resize)
-        height, width = (int(n) for n in pair)
-    except (TypeError, ValueError):
-        raise DataError(f"resize is {resize!r}: give one number of pixels, or (height, width)") from None
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise DataError(f"resize is {resize!r}: sides must be at least 1 pixel, and the image at most {MAX_PIXELS:,} pixels")
-    return height, width
-
-
-def open_folder(
-    path: str | os.PathLike[str],
-    *,
-    resize: int | tuple[int, int] | None = None,
-    grey: bool | None = None,
-) -> Data:
-    """The images below the folder ``path`` as uint8 (N, C, H, W), sorted by their paths.
-
-    ``resize`` is a side in pixels or (height, width): the image is scaled (antialiased) to cover it and cut about its
-    centre. ``grey=True`` makes one channel of all images, ``grey=False`` at least three; by default there is one
-    channel when all are grey, four when any image is really transparent, otherwise three.
-
-    The first folder on the way to an image is its class, the side column ``label``; images that lie loose beside
-    class folders have a missing label. Files that are no images are skipped and noted. Images of more than
-    ``IN_MEMORY`` bytes altogether stay on disk and are decoded when taken.
-
-    Raises DataError where there are no images, one cannot be decoded, or sizes differ and ``resize`` is not given.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
-    size = _side(resize)
-    files, others = _find(folder)
-    if not files:
-        found = f"only {_listed(others)}" if others else "nothing"
-        raise DataError(f"there are no images in {folder} (found {found}): expected {', '.join(s[1:] for s in SUFFIXES)} files")
-    if size is None:
-        # Headers are quick to read, so that mixed sizes are reported before everything is decoded.
-        sizes = list(_parallel(_header_size, files))
-        if len(set(sizes)) > 1:
-            raise _mixed(folder, sizes, files)
-
-    kept: list[np.ndarray] = []
-    held, shapes, channels = 0, [], 0
-    for pixels in _parallel(lambda file: _read(file, size, 1 if grey else None), files):
-        shapes.append(pixels.shape[:2])
-        channels = max(channels, pixels.shape[2], 3 if grey is False else 1)
-        held += pixels.nbytes
-        # Past the limit this loop only checks that every file decodes and finds the number of channels.
-        if held <= IN_MEMORY:
-            kept.append(pixels)
-        else:
-            kept.clear()
-    if len(set(shapes)) > 1:
-        raise _mixed(folder, shapes, files)
-    height, width = shapes[0]
-
-    columns, codes = _side_columns(_labels(folder, files), len(files))
-    notes = [f"files that are no images were skipped ({len(others)}): {_listed(others)}"] if others else []
-    store: Store
-    if len(files) * channels * height * width <= IN_MEMORY:
-        x = np.empty((len(files), channels, height, width), np.uint8)
-        kept.reverse()
-        for row in range(len(files)):
-            # Taken off the list, so that no second copy of all pixels is held.
-            x[row] = _widen(kept.pop(), channels).transpose(2, 0, 1)
-        store = TensorStore(torch.from_numpy(x), codes)
-    else:
-        names = tuple(str(file.relative_to(folder)) for file in files)
-        store = FolderStore(str(folder), names, channels, (height, width), size is not None, codes)
-        notes.append("the images are decoded from their files as they are needed: they would fill too much memory")
-    schema = Schema(Image(channels, height, width), extra={"columns": columns} if columns else {})
-    return Data.of(schema, store, name=folder.resolve().name, notes=tuple(notes), origin=str(folder))
-
-
-def _labels(folder: Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
-    parts = [file.relative_to(folder).parts for file in files]
-    labels = np.array([p[0] if len(p) > 1 else None for p in parts], dtype=object)
-    return {"label": labels} if any(label is not None for label in labels) else {}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Arrays
-
-
-def _side_columns(columns: Mapping[str, Any] | None, rows: int) -> tuple[list[Column], dict[str, Tensor]]:
+def side_columns(columns: Mapping[str, Any] | None, rows: int) -> tuple[list[Column], dict[str, Tensor]]:
     """Category columns and their codes (float64) for arrays of whole numbers or strings; None is missing."""
     described: list[Column] = []
     codes: dict[str, Tensor] = {}
@@ -411,8 +101,8 @@ def _codes(pixels: np.ndarray, levels: int | None) -> tuple[np.ndarray, int]:
         raise DataError(
             f"image {row} holds negative pixels (lowest {low:g}): expected whole numbers 0 to 255 or floats in [0, 1]"
         )
-    blocks = range(0, len(pixels), _BLOCK)
-    binary = high <= 1 and all(((b == 0) | (b == 1)).all() for b in (pixels[i : i + _BLOCK] for i in blocks))
+    blocks = range(0, len(pixels), BLOCK)
+    binary = high <= 1 and all(((b == 0) | (b == 1)).all() for b in (pixels[i : i + BLOCK] for i in blocks))
     top = (2 if binary and levels is None else levels or 256) - 1
     fractions = pixels.dtype.kind == "f" and high <= 1
     if not fractions and high > top:
@@ -420,12 +110,12 @@ def _codes(pixels: np.ndarray, levels: int | None) -> tuple[np.ndarray, int]:
         raise DataError(f"the pixels reach {high:g}: expected whole numbers 0 to {top} or floats in [0, 1]{hint}")
     codes = np.empty(pixels.shape, np.uint8)
     for i in blocks:
-        block = pixels[i : i + _BLOCK]
+        block = pixels[i : i + BLOCK]
         if fractions:
             block = np.rint(block.astype(np.float64) * top)
         elif block.dtype.kind == "f" and (block != np.rint(block)).any():
             raise DataError(f"the pixels are fractions from {low:g} to {high:g}: expected whole numbers or floats in [0, 1]")
-        codes[i : i + _BLOCK] = block
+        codes[i : i + BLOCK] = block
     return codes, top + 1
 
 
@@ -449,7 +139,7 @@ def from_array(
     count = len(pixels)
     if pixels.size == 0:
         raise DataError(f"the array of images is empty (shape {pixels.shape})")
-    described, side = _side_columns(columns, count)
+    described, side = side_columns(columns, count)
     codes, found = _codes(pixels, levels)
     aside = None
     if test is not None:
@@ -466,7 +156,7 @@ def from_array(
 
 
 def _expected(kind: Image) -> str:
-    sizes = f"{_shown((kind.height, kind.width))} pixels (height×width) and {kind.channels} channel"
+    sizes = f"{shown((kind.height, kind.width))} pixels (height×width) and {kind.channels} channel"
     return sizes + ("s" if kind.channels > 1 else "")
 
 
@@ -488,12 +178,12 @@ def _encode_one(kind: Image, item: Any, row: int) -> np.ndarray:
             return _codes(_arranged(kind, _numpy(item)[None]), kind.levels)[0]
         except DataError as error:
             raise DataError(f"image {row}: {error}") from error
-    image = _natural(item.copy())
+    image = natural(item.copy())
     have = {"L": 1, "RGB": 3, "RGBA": 4}[image.mode]
     if (image.height, image.width) != (kind.height, kind.width) or have > kind.channels:
-        found = f"{_shown((image.height, image.width))} pixels and {have} channel{'s' if have > 1 else ''}"
+        found = f"{shown((image.height, image.width))} pixels and {have} channel{'s' if have > 1 else ''}"
         raise DataError(f"image {row} has {found}: expected {_expected(kind)}; convert or resize it first")
-    pixels = _widen(_array(image), kind.channels).transpose(2, 0, 1)[None]
+    pixels = widen(pixels_of(image), kind.channels).transpose(2, 0, 1)[None]
     if kind.levels == 256:
         return pixels
     return np.rint(pixels.astype(np.float64) * ((kind.levels - 1) / 255)).astype(np.uint8)
@@ -573,7 +263,7 @@ def save_png(array: np.ndarray, path: str | os.PathLike[str] | BinaryIO) -> None
 
 def resized(data: Data, resize: int | tuple[int, int]) -> Data:
     """``data``, images in memory, scaled and cut to ``resize`` as ``open_folder`` does; the levels become 256."""
-    size = _side(resize)
+    size = asked_size(resize)
     kind = data.schema.example
     if not isinstance(kind, Image) or not isinstance(data.store, TensorStore):
         raise DataError(f"{data.name} are no images in memory: resize does not apply")
@@ -584,10 +274,10 @@ def resized(data: Data, resize: int | tuple[int, int]) -> Data:
     x = np.empty((len(pixels), kind.channels, *size), np.uint8)
 
     def shrink(start: int) -> None:
-        for row in range(start, min(start + _BLOCK, len(pixels))):
-            x[row] = _array(_fit(Pillow.fromarray(pixels[row]), size)).transpose(2, 0, 1)
+        for row in range(start, min(start + BLOCK, len(pixels))):
+            x[row] = pixels_of(fit(Pillow.fromarray(pixels[row]), size)).transpose(2, 0, 1)
 
-    for _ in _parallel(shrink, range(0, len(pixels), _BLOCK)):
+    for _ in parallel(shrink, range(0, len(pixels), BLOCK)):
         pass
     notes = data.notes
     if kind.levels != 256:

@@ -6,7 +6,6 @@ seen up to the cap. Means and variances of batches are merged stably (Chan, Golu
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ import pyarrow.compute as pc
 
 from pushforward.core.errors import DataError, did_you_mean
 from pushforward.core.schema import Column, ColumnKind
-from pushforward.data import tables
+from pushforward.data import dtypes, tables
+from pushforward.data.dtypes import plain
+from pushforward.data.tallies import Distinct, Numbers, Text
 
 TYPES = ("number", "integer", "category", "boolean", "date", "identifier")
 LEVELS = 1000  # most levels of a category that is recognised by itself
@@ -38,135 +39,6 @@ class Inference:
     notes: tuple[str, ...] = ()
 
 
-class _Numbers:
-    """Count, mean, variance, range and grid of float64 values, merged batch by batch."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.square = 0, 0.0, 0.0
-        self.lower, self.upper = math.inf, -math.inf
-        self.digits: int | None = 0  # decimals that all values so far fit in; None: more than 6
-        self.steps = True  # whether each value is the one before plus 1
-        self.last: float | None = None
-
-    def add(self, values: np.ndarray, weights: np.ndarray | None = None, single: bool = False) -> None:
-        if not len(values):
-            return
-        n = float(len(values) if weights is None else weights.sum())
-        mean = float(np.average(values, weights=weights))
-        square = float(np.average((values - mean) ** 2, weights=weights) * n)
-        total = self.count + n
-        shift = mean - self.mean
-        self.mean += shift * n / total
-        self.square += square + shift**2 * self.count * n / total
-        self.count = int(total)
-        self.lower, self.upper = min(self.lower, float(values.min())), max(self.upper, float(values.max()))
-        if self.steps:
-            line = values if self.last is None else np.concatenate(([self.last], values))
-            self.steps = bool((np.diff(line) == 1).all())
-            self.last = float(values[-1])
-        while self.digits is not None and not _on_grid(values, self.digits, single):
-            self.digits = self.digits + 1 if self.digits < 6 else None
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(max(self.square, 0.0) / self.count) if self.count else 0.0
-
-
-def _on_grid(values: np.ndarray, digits: int, single: bool) -> bool:
-    """Whether all values have at most ``digits`` decimals, up to the rounding of their type."""
-    if digits == 0:
-        return bool((np.rint(values) == values).all())
-    scaled = values * 10.0**digits
-    slack = (1.2e-7 if single else 4.5e-16) * np.abs(scaled)
-    if slack.max() > 0.05:  # numbers this large lie on any grid
-        return False
-    return bool((np.abs(scaled - np.rint(scaled)) <= slack).all())
-
-
-class _Distinct:
-    """Distinct values with their counts, up to a cap; frozen above it."""
-
-    def __init__(self, cap: int) -> None:
-        self.cap, self.frozen = cap, False
-        self.values: pa.Array | None = None
-        self.counts = np.zeros(0, dtype=np.int64)
-        self.number, self.seen = 0, 0
-
-    def add(self, values: pa.Array, counts: np.ndarray) -> None:
-        if self.frozen:
-            return
-        if self.values is None:
-            self.values, self.counts = values, counts
-        else:
-            merged = pa.concat_arrays([self.values, values]).dictionary_encode()
-            weights = np.concatenate((self.counts, counts))
-            self.values = merged.dictionary
-            self.counts = np.bincount(merged.indices.to_numpy(), weights=weights).astype(np.int64)
-        self.number, self.seen = len(self.values), self.seen + int(counts.sum())
-        if self.number > self.cap:
-            self.frozen, self.values = True, None
-
-    @property
-    def all(self) -> bool:
-        """Whether no value was seen twice."""
-        return self.number == self.seen
-
-
-class _Text:
-    """Whether text values are all numbers or all dates, and in which format."""
-
-    def __init__(self) -> None:
-        self.count, self.numeric = 0, 0
-        self.coded = False  # leading zeros: codes such as 007, not numbers
-        self.odd: tuple[int, str] | None = None  # first value that is not a number
-        self.whole, self.decimals = True, -1  # all canonical integers; the common number of decimals (-2: none)
-        self.form: str | None = ""  # the common date format ('' before the first value, None if there is none)
-        self.numbers: _Numbers | None = _Numbers()
-        self.days = _Numbers()
-
-    def add(self, array: pa.Array, values: pa.Array, counts: np.ndarray, first: int) -> None:
-        self.count += int(counts.sum())
-        trimmed = pc.utf8_trim_whitespace(values)
-        number = np.asarray(pc.match_substring_regex(trimmed, pattern=tables.NUMBER))
-        self.numeric += int(counts[number].sum())
-        if self.odd is None and not number.all():
-            row = int(np.argmax(np.asarray(pc.is_in(array, value_set=values.filter(pa.array(~number))))))
-            self.odd = (first + row, array[row].as_py())
-        if number.any():
-            self.coded |= bool(pc.any(pc.match_substring_regex(trimmed, pattern=r"^[-+]?0\d")).as_py())
-        if self.odd is None:
-            self._numbers(values, trimmed, counts)
-        else:
-            self.numbers = None
-        if self.form is not None:
-            self._dates(values, counts)
-
-    def _numbers(self, values: pa.Array, trimmed: pa.Array, counts: np.ndarray) -> None:
-        self.whole = self.whole and bool(pc.all(pc.match_substring_regex(values, pattern=r"^(0|-?[1-9]\d*)$")).as_py())
-        if self.decimals != -2:
-            plain = pc.match_substring_regex(values, pattern=r"^-?(0|[1-9]\d*)\.\d+$")
-            places = np.unique(np.asarray(pc.subtract(pc.utf8_length(values), pc.find_substring(values, "."))) - 1)
-            common = bool(pc.all(plain).as_py()) and len(places) == 1 and self.decimals in (-1, places[0])
-            self.decimals = int(places[0]) if common else -2
-        if self.numbers is not None:
-            self.numbers.add(tables.number_codes(trimmed, ""), counts.astype(float))
-
-    def _dates(self, values: pa.Array, counts: np.ndarray) -> None:
-        form = tables.date_format(values[0].as_py()) if self.form == "" else self.form
-        if form and not pc.all(pc.match_substring_regex(values, pattern=tables.date_pattern(form))).as_py():
-            form = None
-        if form:
-            try:  # the pattern lets impossible dates such as 2023-02-30 pass
-                self.days.add(tables.date_codes(tables.parse_dates(values), ""), counts.astype(float))
-            except pa.ArrowInvalid:
-                form = None
-        self.form = form
-
-    @property
-    def number_form(self) -> str:
-        return "int" if self.whole else str(self.decimals) if self.decimals > 0 else "g"
-
-
 class _Tracker:
     """All that is kept of one column while its batches pass."""
 
@@ -176,7 +48,7 @@ class _Tracker:
         self.name, self.forced, self.levels, self.dtype, self.place, self.row = name, forced, levels, dtype, place, row
         self.rows, self.missing = 0, 0
         self.kind = "null"
-        self.numbers, self.distinct, self.text = _Numbers(), _Distinct(0), _Text()
+        self.numbers, self.distinct, self.text = Numbers(), Distinct(0), Text()
         self.single = False
         self.midnight = True
         self.large: tuple[int, int] | None = None  # first integer that float64 cannot hold
@@ -185,7 +57,7 @@ class _Tracker:
         first = self.rows
         self.rows += len(array)
         self.missing += array.null_count
-        kind = tables.family(array.type)
+        kind = dtypes.family(array.type)
         if array.null_count == len(array):
             return
         if self.kind == "null":
@@ -203,9 +75,9 @@ class _Tracker:
             self.distinct.add(values, counts)
         if kind == "integer":
             bounds = pc.min_max(array)
-            if self.large is None and (bounds["max"].as_py() > tables.EXACT or bounds["min"].as_py() < -tables.EXACT):
+            if self.large is None and (bounds["max"].as_py() > dtypes.EXACT or bounds["min"].as_py() < -dtypes.EXACT):
                 values = array.fill_null(0).to_numpy(zero_copy_only=False)
-                row = int(np.argmax((values > tables.EXACT) | (values < -tables.EXACT)))
+                row = int(np.argmax((values > dtypes.EXACT) | (values < -dtypes.EXACT)))
                 self.large = (first + row, array[row].as_py())
         if kind in ("integer", "float", "date", "moment"):
             codes = tables.number_codes(array, self.name, first, self.place)
@@ -269,17 +141,17 @@ class _Tracker:
 
     # columns of each kind ------------------------------------------------------------------------------------------
 
-    def _column(self, kind: ColumnKind, numbers: _Numbers | None = None, dtype: str = "", **rest: Any) -> Column:
+    def _column(self, kind: ColumnKind, numbers: Numbers | None = None, dtype: str = "", **rest: Any) -> Column:
         found = numbers or self.numbers
         stats: dict[str, Any] = {}
         if found.count:
             stats = {"lower": found.lower, "upper": found.upper, "mean": found.mean, "std": found.std}
-        dtype = dtype or tables.settle_dtype(self.dtype, self.missing > 0)
+        dtype = dtype or dtypes.settle_dtype(self.dtype, self.missing > 0)
         return Column(self.name, kind, dtype=dtype, missing=self.missing > 0, **(stats | rest))
 
-    def _numeric(self) -> tuple[_Numbers, str]:
+    def _numeric(self) -> tuple[Numbers, str]:
         """Statistics of the numbers and the type to give back."""
-        dtype = tables.settle_dtype(self.dtype, self.missing > 0)
+        dtype = dtypes.settle_dtype(self.dtype, self.missing > 0)
         if self.kind != "text":
             if self.kind == "boolean":
                 values, counts = self._levels()
@@ -328,15 +200,15 @@ class _Tracker:
             raise DataError(f"column '{self.name}' of {self.place} has more than {self.distinct.cap} levels: drop it")
         values = self.distinct.values
         if self.kind in ("date", "moment"):
-            values = tables.as_text(values)
+            values = dtypes.as_text(values)
         found = values.to_pylist()
-        order = sorted(range(len(found)), key=lambda i: tables.natural(found[i]))
+        order = sorted(range(len(found)), key=lambda i: dtypes.natural(found[i]))
         return [found[i] for i in order], self.distinct.counts[order]
 
     def _discrete(self, kind: ColumnKind, levels: Sequence[Any], found: list[Any], counts: np.ndarray) -> Column:
         places = {level: i for i, level in enumerate(levels)}
         codes = np.array([places[value] for value in found], dtype=float)
-        numbers = _Numbers()
+        numbers = Numbers()
         if self.missing:
             codes, counts = np.append(codes, len(levels)), np.append(counts, self.missing)
         numbers.add(codes, counts.astype(float))
@@ -349,9 +221,9 @@ class _Tracker:
 
     def _given_levels(self, found: list[Any]) -> list[Any]:
         """The container's own levels in its own order; all values are among them."""
-        levels = tables.arrow_column(list(self.levels or ()), self.name, self.place)
+        levels = dtypes.arrow_column(list(self.levels or ()), self.name, self.place)
         if self.kind in ("date", "moment"):
-            levels = tables.as_text(levels)
+            levels = dtypes.as_text(levels)
         plain = levels.to_pylist()
         return plain if set(found) <= set(plain) else found
 
@@ -418,7 +290,7 @@ def infer_columns(
     rows = 0
     for batch in batches:
         for tracker in trackers:
-            array = tables.plain(batch[tracker.name], tracker.name, place)
+            array = plain(batch[tracker.name], tracker.name, place)
             tracker.add(array)
         rows += len(array) if trackers else 0
     if rows < least:

@@ -29,8 +29,9 @@ from pushforward.core.random import mix
 from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows, Splits
 from pushforward.fitting.files import whole, write_arrays, write_json
-from pushforward.fitting.fitted import Fitted, write_rows
+from pushforward.fitting.fitted import Fitted
 from pushforward.fitting.progress import Progress
+from pushforward.fitting.recipe import write_rows
 from pushforward.metrics import classification, distances, likelihood, memorisation, probes, two_sample
 
 _BOUND_SAMPLES = 8  # draws in the bound of every lower_bound density, so that bounds are compared alike

@@ -20,10 +20,11 @@ from pushforward.data.dataset import Data, Splits
 from pushforward.data.sources import open_data
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
 from pushforward.fitting.files import read_json, write_json, writing_failed
-from pushforward.fitting.fitted import Fitted, make_recipe
+from pushforward.fitting.fitted import Fitted
 from pushforward.fitting.loop import Callback, Job
 from pushforward.fitting.options import Training, split_options
 from pushforward.fitting.progress import Progress
+from pushforward.fitting.recipe import make_recipe
 from pushforward.fitting.trainer import train
 
 _PREVIEW = 1000

@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.catalog import FAMILIES, Family, family
+from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
 from pushforward.core.model import Completes, Encodes, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
-from pushforward.core.schema import ColumnKind, Image, Schema, Table, Tokens, Vector, from_json, to_json
+from pushforward.core.schema import ColumnKind, Image, Schema, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows
-from pushforward.fitting.files import read_json, read_tensors, write_arrays, write_json, write_tensors
+from pushforward.fitting.files import read_json, read_tensors, write_json, write_tensors
+from pushforward.fitting.history import read_lines
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
+from pushforward.fitting.recipe import build, read_rows, write_rows
 from pushforward.metrics.likelihood import log_mean_exp
 
-VERSION = 1
 _SAMPLING, _SCORING, _COMPLETING, _WHO = 0x5A, 0x5C, 0xC0, 0x3D
 _REDRAWS = 16
 
@@ -100,7 +101,7 @@ class Fitted:
 
     def open(self, data: Any, *, holes: bool = False, need_target: bool = False) -> Data:
         """New data under this model's schema. Raises DataError where it does not fit."""
-        from pushforward.data.sources import open_like
+        from pushforward.data.like import open_like
 
         return open_like(data, self.schema, holes=holes, need_target=need_target)
 
@@ -188,7 +189,7 @@ class Fitted:
 
     def decode(self, rows: Rows) -> Any:
         """Codes in the user's types."""
-        from pushforward.data.sources import decode
+        from pushforward.data.like import decode
 
         return decode(self.schema, rows.x, rows.columns)
 
@@ -367,43 +368,6 @@ def _as_category(column: Any, values: Any) -> Any:
     return values
 
 
-def write_rows(path: Path, rows: Rows) -> None:
-    """Codes as an .npz: x, and column/NAME for each column."""
-    write_arrays(path, {"x": rows.x.numpy()} | {f"column/{n}": c.numpy() for n, c in rows.columns.items()})
-
-
-def read_rows(path: Path) -> Rows:
-    """What ``write_rows`` wrote. Raises CheckpointError where it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            columns = {n[len("column/") :]: torch.from_numpy(arrays[n]) for n in arrays.files if n.startswith("column/")}
-            return Rows(torch.from_numpy(arrays["x"]), columns)
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({error}): fit again") from error
-
-
-def make_recipe(fam: Family, config: Any, schema: Schema, **rest: Any) -> dict[str, Any]:
-    """All that is needed to build the model again, as plain JSON."""
-    from dataclasses import asdict
-
-    return {"version": VERSION, "family": fam.name, "options": asdict(config), "schema": to_json(schema), **rest}
-
-
-def build(recipe: Mapping[str, Any], where: str = "recipe.json") -> tuple[Model, Family, Schema]:
-    """The untrained model of a recipe. Raises CheckpointError or RecipeError where it cannot be built."""
-    lacking = [name for name in ("version", "family", "schema") if not isinstance(recipe, dict) or name not in recipe]
-    if lacking:
-        raise CheckpointError(f"{where} is no recipe: it lacks {', '.join(lacking)}")
-    if not isinstance(recipe["version"], int) or recipe["version"] > VERSION:
-        raise CheckpointError(f"{where} is of version {recipe['version']}, this pushforward reads up to {VERSION}: upgrade it")
-    try:
-        fam = family(recipe["family"])
-        schema = from_json(recipe["schema"])
-        return fam.build(schema, fam.configure(recipe.get("options", {}))), fam, schema
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{where} is damaged ({str(error).splitlines()[0]}): restore it or fit again") from error
-
-
 def load(path: str | Path, *, device: str | None = None) -> Fitted:
     """The model in the run folder ``path``. Raises CheckpointError where it is missing, damaged, unsafe or newer."""
     run = Path(path)
@@ -427,18 +391,4 @@ def load(path: str | Path, *, device: str | None = None) -> Fitted:
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
     preview = read_rows(run / "preview.npz") if (run / "preview.npz").exists() else None
-    return Fitted(model, fam, schema, recipe, preview, _history(run / "metrics.jsonl"))
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    import json
-
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
+    return Fitted(model, fam, schema, recipe, preview, read_lines(run / "metrics.jsonl"))

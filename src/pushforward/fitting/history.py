@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.fitting.files import whole
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, none where there is no file; a line in whose middle the run was killed is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,7 @@ class History:
         """Take up the first ``count`` lines of an interrupted run and drop those after them."""
         if self.path is None or not self.path.exists():
             return
-        kept: list[dict[str, Any]] = []
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                kept.append(json.loads(text))
-            except ValueError:  # the run was killed in the middle of a line
-                continue
-        kept = kept[:count]
+        kept = read_lines(self.path)[:count]
         if self.write:
             with whole(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -12,8 +12,8 @@ import torch
 
 from pushforward.core.errors import PushforwardError
 from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector
-from pushforward.data import sources
 from pushforward.data.images import to_display
+from pushforward.data.like import decode
 from pushforward.fitting import pictures
 from pushforward.fitting.report_values import cell, text_of
 from pushforward.fitting.runs import Codes, Run, all_columns, column_codes, damaged
@@ -126,7 +126,7 @@ def _decoded(run: Run, rows: Codes, count: int) -> Any:
     dtype = np.int64 if isinstance(run.schema.example, Tokens) else np.float64
     columns = {name: torch.from_numpy(values.astype(np.float64)) for name, values in first.columns.items()}
     try:
-        return sources.decode(run.schema, torch.from_numpy(first.x.astype(dtype)), columns)
+        return decode(run.schema, torch.from_numpy(first.x.astype(dtype)), columns)
     except PushforwardError as error:
         raise damaged(run.folder / ("preview.npz" if rows is run.preview else "samples.npz"), error) from error
 

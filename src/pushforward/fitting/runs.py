@@ -16,8 +16,8 @@ from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import CheckpointError, DataError, RecipeError
 from pushforward.core.schema import Column, Schema, Table, Vector, from_json
 from pushforward.fitting.files import read_json
-from pushforward.fitting.fitted import VERSION
 from pushforward.fitting.pictures import PALETTE
+from pushforward.fitting.recipe import VERSION
 
 MOST_ROWS = 1000
 
