@@ -63,7 +63,7 @@ class GaussianMixture(Model, Samples, Scores, Encodes, Completes, FitsDirectly):
         self.register_buffer("means", torch.zeros(components, size, dtype=wide))
         self.register_buffer("covariances", torch.eye(size, dtype=wide).repeat(components, 1, 1))
         self.register_buffer("overall", torch.eye(size, dtype=wide))
-        self._roots: tuple[Tensor, Tensor] | None = None
+        self._roots: tuple[Tensor, Tensor, Tensor] | None = None
 
     # densities
 
@@ -73,14 +73,18 @@ class GaussianMixture(Model, Samples, Scores, Encodes, Completes, FitsDirectly):
             root = torch.linalg.cholesky(self.covariances)
             eye = torch.eye(self.size, dtype=root.dtype, device=root.device)
             whiten = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
-            self._roots = whiten, whiten.diagonal(dim1=1, dim2=2).log().sum(1)
-        whiten, half_log_det = self._roots
+            centres = (whiten @ self.means[:, :, None]).flatten()
+            self._roots = whiten.permute(2, 0, 1).flatten(1), -centres, whiten.diagonal(dim1=1, dim2=2).log().sum(1)
+        whiten, shift, half_log_det = self._roots
         parts = []
-        for rows in y.split(max(1, 4_000_000 // (self.size * self.components))):
-            white = torch.matmul(rows, whiten.mT) - torch.matmul(self.means[:, None], whiten.mT)  # (K, B, D)
-            parts.append(white.square().sum(2).T)
-        distance = torch.cat(parts)
-        return -0.5 * (distance + self.size * math.log(2 * math.pi)) + half_log_det
+        for rows in y.split(self._block()):
+            white = torch.addmm(shift, rows, whiten).unflatten(1, (self.components, self.size))  # (B, K, D), L⁻¹(y − μ)
+            parts.append(white.square().sum(2))
+        return -0.5 * (torch.cat(parts) + self.size * math.log(2 * math.pi)) + half_log_det
+
+    def _block(self) -> int:
+        """Rows whose K × D numbers stay in the cache, so that one large product does the work of K."""
+        return max(256, 2**18 // (self.size * self.components))
 
     def _patterns(self, known: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows that share a pattern of known coordinates: (row indices, known indices, unknown indices)."""
@@ -168,19 +172,22 @@ class GaussianMixture(Model, Samples, Scores, Encodes, Completes, FitsDirectly):
 
     def _sums(self, share: Tensor, y: Tensor, gaps: tuple[Tensor, Tensor, Tensor] | None) -> dict[str, Tensor]:
         """N_k, Σ r ŷ and Σ r (ŷ ŷᵀ + C) of rows that share one pattern of gaps."""
-        mass, first, second = share.sum(0), [], []
+        mass = share.sum(0)
+        if gaps is None:
+            second = y.new_zeros(self.size, self.components * self.size)
+            for r, rows in zip(share.split(self._block()), y.split(self._block()), strict=True):
+                second.addmm_(rows.T, (r[:, :, None] * rows[:, None]).flatten(1))
+            moments = second.unflatten(1, (self.components, self.size)).transpose(0, 1).contiguous()
+            return {"mass": mass, "first": share.T @ y, "second": moments}
+        (m, filled, spread), first, seconds = gaps, [], []
         for k in range(self.components):
-            full = y
-            if gaps is not None:
-                full = y.clone()
-                full[:, gaps[0]] = gaps[1][:, k]
+            full = y.clone()
+            full[:, m] = filled[:, k]
             weighted = share[:, k, None] * full
             first.append(weighted.sum(0))
-            second.append(weighted.T @ full)
-        moments = torch.stack(second)
-        if gaps is not None:
-            m = gaps[0]
-            moments[:, m[:, None], m] += mass[:, None, None] * gaps[2]
+            seconds.append(weighted.T @ full)
+        moments = torch.stack(seconds)
+        moments[:, m[:, None], m] += mass[:, None, None] * spread
         return {"mass": mass, "first": torch.stack(first), "second": moments}
 
     def update(self, stats: dict[str, Tensor]) -> float:
