@@ -178,6 +178,30 @@ def test_gaps_are_filled_and_the_rest_is_left(tables):
         assert not other.loc[3:20, "price"].equals(full.loc[3:20, "price"])
 
 
+@pytest.mark.parametrize("container", ["pandas", "polars", "file"])
+def test_completed_rows_are_the_rows_that_were_given(tables, tmp_path, container):
+    polars = pytest.importorskip("polars")
+    frame = mixed()
+    frame.insert(1, "ref", [f"x-{i:05d}" for i in range(len(frame))])
+    frame.insert(2, "customer_id", 7 * np.arange(len(frame)) + 100_003)
+    model = fit(polars.from_pandas(frame) if container == "polars" else frame, "gmm", components=2)
+    part = frame.iloc[50:20:-1].copy()
+    part["price"] = np.nan
+    if container == "file":
+        part.to_csv(tmp_path / "part.csv", index=False)
+    given = {"pandas": part, "polars": polars.from_pandas(part), "file": tmp_path / "part.csv"}[container]
+    full = model.complete(given)
+    assert list(full.columns) == list(frame.columns)
+    assert list(full["ref"]) == list(part["ref"])
+    assert list(full["customer_id"]) == list(part["customer_id"])
+
+
+def test_a_file_that_is_no_table_is_named(tables, tmp_path):
+    np.save(tmp_path / "points.npy", np.zeros((3, 2)))
+    with pytest.raises(DataError, match=r"points\.npy is no table file: expected a table with columns"):
+        tables["gmm"].score(tmp_path / "points.npy")
+
+
 def test_gaps_of_vectors_are_filled_from_the_conditional(vectors):
     """A Gaussian's completion follows the textbook formula."""
     rng = np.random.default_rng(0)

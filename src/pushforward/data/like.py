@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import DataError
-from pushforward.core.schema import Column, Image, Kind, Schema, Table, Tokens, Vector
+from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector
 from pushforward.data import arrays, dtypes, stream, tables
 from pushforward.data.dataset import Data, Store, TensorStore
 from pushforward.data.hub import splits
@@ -76,7 +76,8 @@ def _like_table(
     if reader is None:
         if isinstance(source, (str, Path)) and existing(source) is None:
             raise no_such(source)
-        raise DataError(f"{place} is a {type(source).__name__}: expected a table with columns {_names(asked)}")
+        what = f"{source} is no table file" if isinstance(source, (str, Path)) else f"{place} is a {type(source).__name__}"
+        raise DataError(f"{what}: expected a table with columns {_names(asked)}")
     if reader.path:
         place, origin = reader.path.stem, str(reader.path)
     have = set(reader.names)
@@ -99,6 +100,27 @@ def _like_table(
     return Data.of(schema, store, name=place, notes=note, origin=origin)
 
 
+def identified(frame: Any, source: Any, schema: Schema) -> Any:
+    """``frame``, decoded rows of the table ``source``, whose identifying columns are as they are there."""
+    kind = schema.example
+    wanted = [c for c in kind.columns if c.kind is ColumnKind.IDENTIFIER] if isinstance(kind, Table) else []
+    if not wanted or isinstance(source, Data):
+        return frame
+    source = splits(source, "the data")[0] if is_hub(source) else source
+    reader = reader_of(source, "the data", only={c.name for c in wanted}, text=[c.name for c in wanted if dtypes.is_text(c)])
+    if reader is None or not reader.names:
+        return frame
+    batches = settled(lambda: list(reader.batches()))
+    for name in reader.names:
+        values = [value for batch in batches for value in batch[name].to_pylist()]
+        at = [str(label) for label in frame.columns].index(name)
+        if hasattr(frame, "isetitem"):
+            frame.isetitem(at, values)
+        else:
+            frame.replace_column(at, type(frame[name])(name, values, strict=False))
+    return frame
+
+
 def _names(columns: Sequence[Column]) -> str:
     return ", ".join(f"'{c.name}'" for c in columns)
 
@@ -109,12 +131,12 @@ def _like_tensor(
     """New vectors, images or texts."""
     kind, place = schema.example, name or "the new data"
     origin: Any = None
-    if is_frame(source) or (is_hub(source) and isinstance(kind, Vector)):
-        raise DataError(f"{place} is a table: expected {_expected(kind)}")
-    found: dict[str, tuple[Column | None, Any]] = {}  # side columns, as codes under a column or as plain values
     path = existing(source) if isinstance(source, (str, Path)) else None
     if path is not None:
         place, origin = path.stem, str(path)
+    if is_frame(source) or (is_hub(source) and isinstance(kind, Vector)):
+        raise DataError(f"{place} is a table: expected {_expected(kind)}")
+    found: dict[str, tuple[Column | None, Any]] = {}  # side columns, as codes under a column or as plain values
     values: Any = None
     if isinstance(source, (np.ndarray, Tensor)) or (isinstance(source, (list, tuple)) and not isinstance(kind, Vector)):
         values = source

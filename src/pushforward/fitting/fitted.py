@@ -20,7 +20,7 @@ from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
 from pushforward.core.model import Completes, Encodes, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
-from pushforward.core.schema import ColumnKind, Image, Schema, Table, Tokens, Vector
+from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows
 from pushforward.fitting.files import read_json, read_tensors, write_json, write_tensors
 from pushforward.fitting.history import read_lines
@@ -242,6 +242,8 @@ class Fitted:
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
         arrays NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
         """
+        from pushforward.data.like import identified
+
         self._able("complete", Completes)
         model = self.model
         assert isinstance(model, Completes)
@@ -263,7 +265,8 @@ class Fitted:
 
         filled = self._each("complete", opened, run, self._chunk(chunk, 2))
         rows = opened.rows()
-        return self._with_identifiers(self.decode(Rows(filled, rows.columns)), data)
+        # a completed row is still the same row
+        return identified(self.decode(Rows(filled, rows.columns)), data, self.schema)
 
     def _missing_codes(self) -> Tensor | None:
         """For each column the code that means missing, −1 where there is none; None for data without such codes.
@@ -275,19 +278,6 @@ class Fitted:
             return None
         codes = [len(c.categories) if c.discrete and c.missing else -1 for c in kind.learned]
         return torch.tensor(codes, dtype=torch.float64, device=self.device)
-
-    def _with_identifiers(self, filled: Any, data: Any) -> Any:
-        """Identifiers of a frame as they were: a completed row is still the same row."""
-        kind = self.schema.example
-        if not isinstance(kind, Table) or not hasattr(data, "columns"):
-            return filled
-        for column in kind.columns:
-            if column.kind is ColumnKind.IDENTIFIER and column.name in data.columns:
-                if kind.container == "polars":
-                    filled = filled.with_columns(data[column.name])
-                else:
-                    filled[column.name] = list(data[column.name])
-        return filled
 
     def _open_with_gaps(self, data: Any, observed: Any) -> tuple[Data, Tensor]:
         kind = self.schema.example
