@@ -63,7 +63,7 @@ def test_drop_and_types_reach_the_data():
 
 def test_a_family_without_parameters(tmp_path):
     model = pf.fit("digits", "independent", quiet=True, out=tmp_path / "run", report=False)
-    assert model.recipe["parameters"] == 0
+    assert model.recipe["parameters"] >= 64 * 17  # a frequency of each level of each pixel, though nothing is trained
     assert model.recipe["steps"] == 0
     again = pf.load(tmp_path / "run")
     images = model.sample(20)

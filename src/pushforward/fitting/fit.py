@@ -14,6 +14,7 @@ import torch
 import pushforward
 from pushforward.catalog import Family, family
 from pushforward.core.errors import CheckpointError, PushforwardError, RecipeError
+from pushforward.core.model import Model
 from pushforward.core.random import mix
 from pushforward.core.schema import ColumnKind, Table
 from pushforward.data.dataset import Data, Splits
@@ -143,7 +144,7 @@ def fit_data(
             "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
             "notes": list(data.notes),
         },
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=_count(model),
         versions={"pushforward": pushforward.__version__, "torch": torch.__version__.split("+")[0]},
     )
     if run is not None:
@@ -257,3 +258,9 @@ def _tensorboard(run: Path | None, job: Job) -> Any:
         yield
     finally:
         writer.close()
+
+
+def _count(model: Model) -> int:
+    """Numbers learned: trained parameters, or where there are none, what is fitted and kept."""
+    kept = [t.numel() for t in model.state_dict().values() if t.is_floating_point()]
+    return sum(p.numel() for p in model.parameters()) or sum(kept)
