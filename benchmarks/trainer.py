@@ -69,33 +69,35 @@ def by_hand(model: Model, x: Tensor, held: Data, steps: int, average: bool) -> N
     validation_loss(model, held, 0, torch.device("cpu"))
 
 
-def nets() -> dict[str, Callable[[Schema], Model]]:
+def nets() -> dict[str, tuple[int, Callable[[Schema], Model]]]:
+    """Steps that take a second or two, and the model."""
     return {
-        "nice, 16 numbers": lambda schema: nice(schema, NiceOptions()),
-        "nice, 16 numbers, tiny nets": lambda schema: nice(schema, NiceOptions(hidden=(32,), transforms=4)),
-        "vae, 16 numbers": lambda schema: vae(schema, VaeOptions()),
+        "nice, 16 numbers": (80, lambda schema: nice(schema, NiceOptions())),
+        "nice, 16 numbers, tiny nets": (800, lambda schema: nice(schema, NiceOptions(hidden=(32,), transforms=4))),
+        "vae, 16 numbers": (160, lambda schema: vae(schema, VaeOptions())),
     }
 
 
 def run(quick: bool = False) -> list[Entry]:
-    steps, rounds = (60, 3) if quick else (100, 7)
+    rounds = 3 if quick else 7
     torch.manual_seed(0)
     x = torch.randn(ROWS, DIMS, dtype=torch.float64) @ torch.randn(DIMS, DIMS, dtype=torch.float64)
     schema = Schema(Vector(DIMS))
     data = Data.of(schema, TensorStore(x))
     held = Data.of(schema, TensorStore(x[:512].clone()))
-    training = Training(steps=steps, batch_size=BATCH, validate=1, device="cpu", precision="float32").with_defaults({})
     processes = Processes("cpu")
     entries: list[Entry] = []
-    for name, build in nets().items():
+    for name, (steps, build) in nets().items():
+        steps = steps // 4 if quick else steps
+        training = Training(steps=steps, batch_size=BATCH, validate=1, device="cpu", precision="float32").with_defaults({})
         start = build(schema)
         start.prepare(x)
 
-        def ours(start: Any = start) -> Callable[[], object]:
+        def ours(start: Any = start, training: Training = training) -> Callable[[], object]:
             job = Job(copy.deepcopy(start), data, held, training, processes)
             return lambda: train(job)
 
-        def peer(average: bool, start: Any = start) -> Callable[[], object]:
+        def peer(average: bool, start: Any = start, steps: int = steps) -> Callable[[], object]:
             model = copy.deepcopy(start)
             return lambda: by_hand(model, x, held, steps, average)
 

@@ -61,7 +61,7 @@ class GradientFit(Loop):
         self.local = training.batch_size // world
         self.wrapped = self.processes.prepare(model)
         self.named = list(model.named_parameters())
-        self.parameters = [p for _, p in self.named]
+        self.parameters: list[Tensor] = [p for _, p in self.named]
         self.average = [p.detach().clone() for p in self.parameters] if training.average else []
         self.optimisers = {turn.name: self._optimiser(turn) for turn in model.turns}
         self.batches = 0
@@ -99,16 +99,21 @@ class GradientFit(Loop):
         size = self.training.batch_size
         assert size is not None
         first = self.batches * size + self.processes.rank * self.local
-        wanted = np.arange(first, first + self.local)
-        index = np.empty(self.local, dtype=np.int64)
-        epochs, places = np.divmod(wanted, len(self.job.train))
-        for epoch in (epochs[0],) if epochs[0] == epochs[-1] else np.unique(epochs):
-            rows = epochs == epoch
-            index[rows] = self._shuffled(int(epoch))[places[rows]]
+        index = self._places(first)
         offset = self.processes.rank * self.local
         draws = Draws(mix(self.training.seed, _NOISE, self.batches), offset, offset + self.local, size, self.device)
         self.batches += 1
         return to_batch(self.job.train.rows(index), self.model.schema, draws, self.device)
+
+    def _places(self, first: int) -> np.ndarray:
+        """Rows at the places from ``first`` on of the shuffled epochs laid end to end."""
+        rows = len(self.job.train)
+        (epoch, start), last = divmod(first, rows), (first + self.local - 1) // rows
+        if epoch == last:
+            return self._shuffled(epoch)[start : start + self.local]
+        # the order of the last epoch comes last, since it is the one that is kept
+        parts = [self._shuffled(e)[start if e == epoch else 0 :] for e in range(epoch, last + 1)]
+        return np.concatenate(parts)[: self.local]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -160,7 +165,8 @@ class GradientFit(Loop):
         self._loss_count += 1
         if self.average:
             decay = min(self.training.average, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     def _step(self, turn: Turn, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
         optimiser.zero_grad(set_to_none=True)
@@ -170,13 +176,15 @@ class GradientFit(Loop):
             with self.processes.accumulating(self.wrapped, part + 1 < self.training.accumulate):
                 with self.processes.autocast():
                     terms = self.wrapped(batch, turn.name)
-                (terms["loss"].mean() * share).backward()
+                    loss = terms["loss"].mean()
+                (loss * share if self.training.accumulate > 1 else loss).backward()
         if self.training.clip:
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.training.clip)
         optimiser.step()
         self.model.after_step(turn.name)
-        return {name: value.detach().float().mean() for name, value in terms.items()}
+        others = {name: value.detach().float().mean() for name, value in terms.items() if name != "loss"}
+        return {"loss": loss.detach().float(), **others}
 
     def _train_loss(self) -> float | None:
         return float(self._loss_sum) / self._loss_count if self._loss_count else self.history.last("train")
