@@ -174,8 +174,8 @@ FAULTS = (
     Fault(
         "EM without the spread of what is missing",
         "models/mixture.py",
-        "moments[:, m[:, None], m] += mass[:, None, None] * gaps[2]",
-        "moments[:, m[:, None], m] += 0 * mass[:, None, None] * gaps[2]",
+        "moments[:, m[:, None], m] += mass[:, None, None] * spread",
+        "moments[:, m[:, None], m] += 0 * mass[:, None, None] * spread",
         _MIXTURE,
     ),
     Fault(

@@ -22,7 +22,7 @@ class ClassifierOptions:
     """
 
     hidden: tuple[int, ...] = (256, 256)
-    width: int = 32
+    width: int = 16
     smoothing: float = 0.05
 
 

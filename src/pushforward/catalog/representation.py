@@ -28,7 +28,7 @@ class SimclrOptions:
     temperature: float = 0.2
     crop: float = 0.4
     mirror: bool = False
-    width: int = 32
+    width: int = 16
 
 
 def simclr(schema: Schema, config: SimclrOptions) -> SimCLR:
