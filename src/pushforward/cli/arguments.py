@@ -12,6 +12,7 @@ import itertools
 import re
 import textwrap
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -35,7 +36,7 @@ class UsageError(PushforwardError):
     """The command line itself is wrong."""
 
 
-class Command:
+class Command(ABC):
     """Base of the commands."""
 
     @classmethod
@@ -43,9 +44,9 @@ class Command:
         """The class to parse ``argv`` with: itself, or one with more options."""
         return cls
 
+    @abstractmethod
     def do(self, argv: Sequence[str]) -> int:
         """Do it and return the exit code; ``argv`` is what was typed after the command's name."""
-        raise NotImplementedError
 
 
 C = TypeVar("C", bound=Command)

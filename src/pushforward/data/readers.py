@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ def settled(read: Callable[[], T]) -> T:
             return read()
 
 
-class Reader:
+class Reader(ABC):
     """Rows in batches. ``names`` are the columns in order, ``dtypes`` the types to give back, ``levels`` the levels of
     columns that the container holds as categories, ``place`` the name for messages, ``path`` the file, if any."""
 
@@ -45,9 +46,9 @@ class Reader:
         self.levels: dict[str, list[Any]] = {}
         self.notes: list[str] = []
 
+    @abstractmethod
     def batches(self) -> Iterator[Batch]:
         """All rows, from the first. May raise Retyped; raises DataError where the source is damaged."""
-        raise NotImplementedError
 
     @property
     def batch(self) -> int:
