@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import pushforward
@@ -163,7 +164,9 @@ def fit_data(
         history = train(job)
     last = history.records[-1]
     recipe |= {"seconds": last.seconds or time.monotonic() - began, "steps": last.step}
-    preview = splits.train.sample(_PREVIEW, training.seed)
+    # in random order: a folder's images are sorted by class, and those shown first should be of all of them
+    chosen = np.random.default_rng(training.seed).permutation(len(splits.train))[:_PREVIEW]
+    preview = splits.train.rows(chosen)
     fitted = Fitted(model, fam, data.schema, recipe, preview, history.lines, history.raw)
     if run is not None and processes.main:
         fitted.write(run)

@@ -1,4 +1,4 @@
-"""What a report shows of the data: the schema, first rows, and samples of every model beside real rows."""
+"""What a report shows of the data: the schema, some rows, and samples of every model beside real rows."""
 
 from __future__ import annotations
 
