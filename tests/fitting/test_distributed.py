@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +73,8 @@ CASES = {
 ODD = {"odd": {"family_name": "nice", "steps": 2, "batch_size": 33}}
 
 
-def launch(out: Path, cases: dict, processes: int = 2) -> list[dict]:
-    """What the processes printed, one dict a line."""
+def launch(out: Path, cases: dict, processes: int = 2, interrupt: Path | None = None) -> list[dict]:
+    """What the processes printed, one dict a line. The last one gets a Ctrl-C once the file ``interrupt`` is there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -87,8 +89,13 @@ def launch(out: Path, cases: dict, processes: int = 2) -> list[dict]:
         )
     said = []
     try:
+        began = time.monotonic()
+        while interrupt is not None and not interrupt.exists() and time.monotonic() - began < 120:
+            time.sleep(0.1)
+        if interrupt is not None:
+            started[-1].send_signal(signal.SIGINT)
         for process in started:
-            stdout, stderr = process.communicate(timeout=300)
+            stdout, stderr = process.communicate(timeout=240)
             assert process.returncode == 0, stderr[-3000:]
             said += [json.loads(line) for line in stdout.splitlines() if line.startswith("{")]
     finally:
@@ -161,3 +168,14 @@ def test_two_processes_finish_a_run_that_was_trained_already(runs):
 def test_a_batch_that_cannot_be_shared(runs):
     assert [s["case"] for s in runs[2]] == ["odd", "odd"]
     assert all("RecipeError: batch_size 33 cannot be shared by 2 processes" in s["error"] for s in runs[2])
+
+
+def test_a_ctrl_c_in_one_process_stops_all_at_the_same_step(tmp_path):
+    """A process that stopped alone would leave the others waiting for its gradients for ever."""
+    np.save(tmp_path / "data.npy", points(400, 4))
+    case = {"family_name": "nice", "hidden": [8], "steps": 10**6, "batch_size": 32, "save_every": 0.0, "patience": 0}
+    said = launch(tmp_path, {"stopped": case}, interrupt=tmp_path / "stopped" / "checkpoints")
+    found = [s["error"] for s in said]
+    assert len(found) == 2
+    assert all(error.startswith("Interrupted: stopped at step") for error in found)
+    assert found[0] == found[1]

@@ -52,10 +52,10 @@ class DirectFit(Loop):
                     tired = self.judge(value, lambda: {n: t.clone() for n, t in model.state_dict().items()})
                     still = abs(likelihood - self.before) < 1e-5 * (1 + abs(likelihood))
                     self.before = likelihood
-                    self.stopped = self.tell(record) or tired or still
+                    self.stopped = self.processes.any(self.tell(record) or tired or still)
                     progress.update(self.done(), train=-likelihood, validation=value)
                     self.save(now=self.stopped)
-                    if pressed() and not self.stopped:
+                    if self.processes.any(pressed()) and not self.stopped:
                         self.stop_here()
             self.save(now=True)
         model.load_state_dict(self.best_state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
@@ -34,6 +35,10 @@ class Processes:
         self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers)
         self.precision = precision
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if self.world > 1:
+            # left to the interpreter's end, the threads of the group abort the process
+            atexit.unregister(_leave)
+            atexit.register(_leave)
         self.device = torch.device(device) if device and self.world == 1 else self.accelerator.device
 
     @property
@@ -60,9 +65,24 @@ class Processes:
         """Summed over processes."""
         return self.accelerator.reduce(value, "sum") if self.world > 1 else value
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process: what all must do together, such as stopping, is decided here."""
+        return flag if self.world == 1 else float(self.sum(torch.tensor(float(flag), device=self.device))) > 0
+
+    def mean(self, value: float) -> float:
+        """Over processes."""
+        if self.world == 1:
+            return value
+        return float(self.sum(torch.tensor(value, dtype=torch.float32, device=self.device))) / self.world
+
     def barrier(self) -> None:
         """Wait for all."""
         self.accelerator.wait_for_everyone()
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def world() -> tuple[int, int]:

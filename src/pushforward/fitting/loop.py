@@ -107,10 +107,9 @@ class Loop:
         """Share of the budget that is used, in [0, 1]; below 1 before the first step."""
         if self.training.minutes is None:
             return self.step / max(1, self.training.steps or 1)
-        share = torch.tensor(self.seconds() / (60 * self.training.minutes), dtype=torch.float64)
         # all processes must agree on when to stop
-        share = self.processes.sum(share.to(torch.float32).to(self.device)) / self.processes.world
-        return min(1.0 if self.step else 0.0, float(share))
+        share = self.processes.mean(self.seconds() / (60 * self.training.minutes))
+        return min(1.0 if self.step else 0.0, share)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything tensor-like that a checkpoint needs."""
@@ -160,6 +159,7 @@ class Loop:
     def stop_here(self) -> None:
         """Ctrl-C: save and say how to go on."""
         self.save(now=True)
+        self.processes.barrier()  # a launcher ends the others as soon as one has left, and one of them is saving
         where = f"step {self.step}"
         if self.job.run is None:
             raise Interrupted(f"stopped at {where}; nothing was kept, since no run folder was given (out=)")

@@ -137,14 +137,16 @@ class GradientFit(Loop):
                 done = self.done()
                 due = self.step % every == 0 if total else done * self.training.validate >= self._validated + 1
                 if due or done >= 1:
-                    self.stopped = self._validate(done)
+                    self.stopped = self.processes.any(self._validate(done))
                     done = self.done()
                     self.save(now=True)
                 else:
                     self.save()
                 if progress.due():
                     progress.update(done, train=self._train_loss(), validation=self.history.last("validation"), **self._rate())
-                if pressed():
+                # asking the others costs a round trip, for which the host would wait on a GPU
+                asks = self.processes.world == 1 or self.device.type == "cpu" or self.step % 16 == 0
+                if asks and self.processes.any(pressed()):
                     self.stop_here()
         self._finish()
 
