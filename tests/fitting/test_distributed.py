@@ -173,8 +173,9 @@ def test_a_batch_that_cannot_be_shared(runs):
 def test_a_ctrl_c_in_one_process_stops_all_at_the_same_step(tmp_path):
     """A process that stopped alone would leave the others waiting for its gradients for ever."""
     np.save(tmp_path / "data.npy", points(400, 4))
-    case = {"family_name": "nice", "hidden": [8], "steps": 10**6, "batch_size": 32, "save_every": 0.0, "patience": 0}
-    said = launch(tmp_path, {"stopped": case}, interrupt=tmp_path / "stopped" / "checkpoints")
+    case = {"family_name": "nice", "hidden": [8], "steps": 10**6, "validate": 10**6, "batch_size": 32, "patience": 0}
+    # the first line is written after a step of all of them
+    said = launch(tmp_path, {"stopped": case}, interrupt=tmp_path / "stopped" / "metrics.jsonl")
     found = [s["error"] for s in said]
     assert len(found) == 2
     assert all(error.startswith("Interrupted: stopped at step") for error in found)
