@@ -172,6 +172,13 @@ FAULTS = (
         _ELEMENTS,
     ),
     Fault(
+        "second moments of the last block only",
+        "models/mixture.py",
+        "second.addmm_(rows.T, (r[:, :, None] * rows[:, None]).flatten(1))",
+        "second = rows.T @ (r[:, :, None] * rows[:, None]).flatten(1)",
+        _MIXTURE,
+    ),
+    Fault(
         "EM without the spread of what is missing",
         "models/mixture.py",
         "moments[:, m[:, None], m] += mass[:, None, None] * spread",

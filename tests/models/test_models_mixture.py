@@ -277,3 +277,19 @@ def test_one_gaussian_encodes_by_whitening() -> None:
     precision = torch.linalg.inv(torch.cov(x.T))
     centred = x - x.mean(0)
     assert torch.allclose(codes.square().sum(1), (centred @ precision * centred).sum(1), rtol=1e-2, atol=1e-3)
+
+
+def test_blocks_of_rows_leave_no_trace(monkeypatch):
+    """Rows are worked on in blocks: densities are scipy's and the statistics numpy's sums, whatever a block holds."""
+    model = random_mixture(3, 4)
+    y = torch.randn(50, 3, dtype=WIDE, generator=torch.Generator().manual_seed(1))
+    logs = np.stack([multivariate_normal(model.means[k], model.covariances[k]).logpdf(y) for k in range(4)], 1)
+    joint = logs + np.log(model.weights.numpy())
+    share, x = np.exp(joint - logsumexp(joint, axis=1, keepdims=True)), y.numpy()
+    for block in (7, 50, 1000):
+        monkeypatch.setattr(GaussianMixture, "_block", lambda self, block=block: block)
+        np.testing.assert_allclose(model._log_gaussians(y), logs, rtol=1e-9, atol=1e-9)
+        stats = model.stats(batch(y))
+        np.testing.assert_allclose(stats["mass"], share.sum(0), rtol=1e-9)
+        np.testing.assert_allclose(stats["first"], share.T @ x, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(stats["second"], np.einsum("bk,bi,bj->kij", share, x, x), rtol=1e-9, atol=1e-9)

@@ -195,6 +195,7 @@ def parse_dates(array: pa.Array) -> pa.Array:
 
 
 def write_dates(micros: np.ndarray, form: str) -> np.ndarray:
+    """Microseconds (N,) as text of the format ``form``, rounded to its finest part."""
     digits = form.count("f")
     step = DAY if "h" not in form else 60_000_000 if "s" not in form else 10 ** (6 - digits)
     micros = (micros + step // 2) // step * step
@@ -207,6 +208,7 @@ def write_dates(micros: np.ndarray, form: str) -> np.ndarray:
 
 
 def write_numbers(values: np.ndarray, form: str) -> list[str]:
+    """Numbers (N,) as text: whole (``form`` int), with so many decimals (a digit), or as short as is exact."""
     if form == "int":
         return [str(int(v)) for v in np.rint(values)]
     if form.isdigit():
@@ -215,6 +217,7 @@ def write_numbers(values: np.ndarray, form: str) -> list[str]:
 
 
 def part_of(dtype: str, key: str) -> str | None:
+    """What follows ``key=`` in ``dtype``, None where it is not there."""
     return next((part[len(key) + 1 :] for part in dtype.split("|") if part.startswith(key + "=")), None)
 
 

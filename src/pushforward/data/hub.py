@@ -14,6 +14,7 @@ from pushforward.data.tabular import open_table
 
 
 def fetch(name: str) -> Any:
+    """The data set ``name`` of the hub. Raises DataError where it cannot be had."""
     from pushforward.data import bundled
 
     try:
@@ -30,6 +31,7 @@ def fetch(name: str) -> Any:
 
 
 def only_tables(types: Any, drop: Any, what: str) -> None:
+    """Raises DataError where ``types`` or ``drop`` is given: ``what`` is no table."""
     if types or drop:
         raise DataError(f"{'types' if types else 'drop'} is for tables that are read here, which {what} is not")
 
@@ -57,6 +59,7 @@ def open_hub(source: Any, *, types: Any, drop: Sequence[str], resize: Any, lengt
 
 
 def splits(source: Any, name: str) -> tuple[Any, np.ndarray | None, tuple[str, ...]]:
+    """All rows in one data set, which of them are set aside as a test set, and notes on splits that are not used."""
     import datasets
 
     if isinstance(source, datasets.Dataset):

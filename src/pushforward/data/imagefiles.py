@@ -164,6 +164,7 @@ def parallel(function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
 
 
 def asked_size(resize: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) that ``resize`` asks for. Raises DataError where it is no size of an image."""
     if resize is None:
         return None
     try:
@@ -177,4 +178,5 @@ def asked_size(resize: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def shown(size: Sequence[int]) -> str:
+    """Sides as people write them: 28×28."""
     return "×".join(str(int(n)) for n in size)

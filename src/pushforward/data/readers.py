@@ -122,6 +122,7 @@ class FrameReader(Reader):
 
 
 def open_error(path: Path, error: Exception) -> DataError:
+    """What to say of a file that a library cannot read."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return DataError(f"{path.name} cannot be read: {reason}")
 
@@ -178,6 +179,7 @@ class DatasetReader(Reader):
 
 
 def named(array: Any, name: str, classes: Sequence[str] | None, place: str) -> pa.Array:
+    """The column as plain Arrow; class labels, where it has ``classes``, as their names."""
     array = dtypes.plain(array, name, place)
     if not classes:
         return array

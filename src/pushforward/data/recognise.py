@@ -27,6 +27,7 @@ def is_hub(source: Any) -> bool:
 
 
 def is_texts(source: Any) -> bool:
+    """Whether ``source`` is a list of strings."""
     return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(item, str) for item in source)
 
 
@@ -40,6 +41,7 @@ def existing(source: str | Path) -> Path | None:
 
 
 def is_hub_name(source: Any) -> bool:
+    """Whether ``source`` looks like "user/name" and not like a file."""
     return (
         isinstance(source, str)
         and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None

@@ -15,6 +15,7 @@ from pushforward.data.dataset import Data, Store, TensorStore
 
 
 def listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -88,6 +89,7 @@ def arranged(data: Data, learned: Sequence[Column], side: Sequence[Column]) -> S
 
 
 def tensor_store(codes: Mapping[str, Tensor], learned: Sequence[Column], side: Sequence[Column]) -> TensorStore:
+    """``codes`` {name: (N,)} held in memory: ``learned`` as x, ``side`` apart."""
     x = torch.stack([codes[c.name] for c in learned], dim=1)
     return TensorStore(x, {c.name: codes[c.name].clone() for c in side})
 

@@ -73,6 +73,8 @@ def open_raw(
     name: str | None,
     **rest: Any,
 ) -> Data:
+    """``open_data`` before roles are assigned: side columns are still offered in the schema."""
+
     def tabular(reader: Any) -> Data:
         return open_table(reader, types=types, drop=drop, name=name, **rest)
 
