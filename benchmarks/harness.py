@@ -3,12 +3,17 @@
 On a machine that others use too, a wall clock measures the others. What runs in this process is therefore measured by its
 processor time on one thread, and the two sides alternate, so that a slow spell slows both. A ratio of 1 means equal, below 1
 that ours is faster.
+
+``by_turns`` is for any number of sides that are meant to use several threads, on the wall clock, in rows a second. Its ratio
+keeps the convention above, seconds of ours / seconds of the best peer; only ``show`` prints it the other way round, as "times
+as fast".
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -16,8 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -48,7 +53,46 @@ class Measurement:
     target: float | None = None
 
 
-Entry = Comparison | Measurement
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one call of one side: the median and the quartiles over rounds, and the best round."""
+
+    median: float
+    low: float
+    high: float
+    least: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Several sides by turns at ``rows`` rows a call.
+
+    ``best`` is the peer with the smallest median, ``ratio`` the median over rounds of seconds ours / best, with its
+    quartiles, and ``least`` the same of both sides' best rounds. ``floors`` are sides that are shown and are no peers.
+    ``error`` is the largest absolute difference from a wider precision, of the sides for which it was taken.
+    """
+
+    name: str
+    rows: int
+    ours: str
+    best: str | None
+    times: dict[str, Times]
+    ratio: float
+    low: float
+    high: float
+    least: float
+    rounds: int
+    threads: int
+    floors: tuple[str, ...] = ()
+    error: dict[str, float] = field(default_factory=dict)
+    target: float | None = None
+
+    def rate(self, side: str) -> float:
+        """Rows a second."""
+        return self.rows / self.times[side].median
+
+
+Entry = Comparison | Measurement | Rates
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -107,17 +151,101 @@ def measure(name: str, command: Sequence[str], *, rounds: int = 7, target: float
     return Measurement(name, middle, low, high, rounds, target)
 
 
+def by_turns(
+    name: str,
+    rows: int,
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    ours: str = "ours",
+    floors: Sequence[str] = (),
+    rounds: int = 9,
+    seconds: float = 0.1,
+    most: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
+    error: Mapping[str, float] | None = None,
+    target: float | None = None,
+) -> Rates:
+    """``sides`` by turns, each for about ``seconds`` a round, beginning with another one every round.
+
+    A cell whose rounds would take longer than ``most`` seconds together has fewer of them, three at least.
+    """
+    repeats: dict[str, int] = {}
+    for side, run in sides.items():
+        for _ in range(2):  # what is slow is not worth a second call
+            began = clock()
+            run()
+            once = max(clock() - began, 1e-6)
+            if once > 5 * seconds:
+                break
+        repeats[side] = max(1, math.ceil(seconds / once))
+    spent: dict[str, list[float]] = {side: [] for side in sides}
+    order, began = list(sides), time.perf_counter()
+    for round_ in range(rounds):
+        if round_ >= 3 and (time.perf_counter() - began) * (round_ + 1) / round_ > most:
+            break
+        for side in order:
+            start = clock()
+            for _ in range(repeats[side]):
+                sides[side]()
+            spent[side].append((clock() - start) / repeats[side])
+        order.append(order.pop(0))
+    times = {}
+    for side, values in spent.items():
+        low, middle, high = _quartiles(values)
+        times[side] = Times(middle, low, high, min(values))
+    peers = [side for side in sides if side != ours and side not in floors]
+    best = min(peers, key=lambda side: times[side].median, default=None)
+    against = ours if best is None else best
+    low, middle, high = _quartiles([a / b for a, b in zip(spent[ours], spent[against], strict=True)])
+    least, done = times[ours].least / times[against].least, len(spent[ours])
+    parts = (name, rows, ours, best, times, middle, low, high, least, done, _threads())
+    return Rates(*parts, tuple(floors), dict(error or {}), target)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def thousands(rate: float) -> str:
+    """A rate in at most five characters: 874, 5.9k, 281k, 1.32M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if rate >= size:
+            return f"{rate / size:.3g}{unit}" if rate < 100 * size else f"{rate / size:.0f}{unit}"
+    return f"{rate:.3g}" if rate < 100 else f"{rate:.0f}"
+
+
+def line(entry: Entry) -> str:
+    """A row of the table. Other than the rest, ``Rates`` say how many times as fast ours is: above 1 it is faster."""
+    if isinstance(entry, Measurement):
+        target = "" if entry.target is None else f"   target ≤ {entry.target:g}"
+        return f"{entry.name:<46} {entry.seconds:6.3f} s {'':<34} [{entry.low:.3f} … {entry.high:.3f}]{target}"
+    if isinstance(entry, Comparison):
+        target = "" if entry.target is None else f"   target ≤ {entry.target:g}"
+        return (
+            f"{entry.name:<46} {entry.ratio:6.3f} × {entry.peer:<34} [{entry.low:.3f} … {entry.high:.3f}]"
+            f"   {entry.ours_seconds:.3f} s / {entry.peer_seconds:.3f} s{target}"
+        )
+    sides = "  ".join(
+        f"{side} {thousands(entry.rate(side))}" + (f" ±{entry.error[side]:.0e}" if side in entry.error else "")
+        for side in sorted(entry.times, key=lambda s: (s != entry.ours, s in entry.floors))
+    )
+    if entry.best is None:
+        return f"{entry.name:<46} {'':<50} {sides}"
+    target = "" if entry.target is None else f" target ≥ {1 / entry.target:g}"
+    spread = f"[{1 / entry.high:.2f} … {1 / entry.low:.2f}] at best {1 / entry.least:.2f}{target}"
+    return f"{entry.name:<46} {1 / entry.ratio:7.2f} × as fast as {entry.best:<16} {spread:<50} {sides}"
+
+
 def show(entries: Sequence[Entry]) -> None:
     """A table on standard output."""
+    rates = [entry for entry in entries if isinstance(entry, Rates)]
     for entry in entries:
-        target = "" if entry.target is None else f"   target ≤ {entry.target:g}"
-        if isinstance(entry, Comparison):
-            print(
-                f"{entry.name:<46} {entry.ratio:6.3f} × {entry.peer:<34} [{entry.low:.3f} … {entry.high:.3f}]"
-                f"   {entry.ours_seconds:.3f} s / {entry.peer_seconds:.3f} s{target}"
-            )
-        else:
-            print(f"{entry.name:<46} {entry.seconds:6.3f} s {'':<34} [{entry.low:.3f} … {entry.high:.3f}]{target}")
+        if rates and entry is rates[0]:
+            how = "one thread, processor time" if rates[0].threads == 1 else f"{rates[0].threads} threads, wall clock"
+            print(f"{how}: times as fast as the best peer (above 1 ours is faster), then rows/s of each side")
+        print(line(entry))
 
 
 def main(run: Callable[[bool], list[Entry]], about: str) -> None:
@@ -133,14 +261,16 @@ def main(run: Callable[[bool], list[Entry]], about: str) -> None:
         write(entries, given.json)
 
 
-def settings() -> None:
-    """One thread, and a line that says what it is measured on."""
+def settings(threads: int = 1) -> None:
+    """A line that says what it is measured on, and how."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+    how = "one thread" if threads == 1 else f"{threads} threads"
+    what = "processor time" if threads == 1 else "wall clock"
     print(
-        f"python {platform.python_version()}, torch {torch.__version__}, one thread of {os.cpu_count()}; "
-        "processor time, median [quartiles] over rounds by turns"
+        f"python {platform.python_version()}, torch {torch.__version__}, {how} of {os.cpu_count()}; "
+        f"{what}, median [quartiles] over rounds by turns"
     )
 
 

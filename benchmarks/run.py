@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import flows
 import imports
 import mixture
 import sampling
@@ -16,7 +17,7 @@ from harness import Entry, main
 
 def run(quick: bool) -> list[Entry]:
     entries: list[Entry] = []
-    for module in (imports, trainer, mixture, sampling):
+    for module in (imports, trainer, mixture, sampling, flows):
         print(f"… {module.__name__}", file=sys.stderr, flush=True)
         entries += module.run(quick)
     return entries

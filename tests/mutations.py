@@ -43,6 +43,8 @@ class Fault:
     selection: str
 
 
+_KERNELS, _PEERS = "kernels", "transforms/test_transforms_peers.py"
+
 FAULTS = (
     Fault(
         "log-determinant doubled",
@@ -50,6 +52,48 @@ FAULTS = (
         "return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))",
         "return x * self.log_scale.exp(), 2 * self.log_scale.sum().expand(len(x))",
         _BIJECTIONS,
+    ),
+    Fault(
+        "log-determinant of a spline doubled in both directions",
+        "transforms/spline.py",
+        "2 * (delta / down).log() + up.log()",
+        "4 * (delta / down).log() + 2 * up.log()",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "affine couplings that only shift",
+        "transforms/monotone.py",
+        "return value / (1 + value.abs() / bound)",
+        "return 0 * value / (1 + value.abs() / bound)",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "the wrong half steers",
+        "transforms/coupling.py",
+        "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",
+        "return x[:, : self.kept], x[:, self.kept :]",
+        _BIJECTIONS,
+    ),
+    Fault(
+        "a spline's gradient without the knots to the left",
+        "kernels/spline.py",
+        "s[SHARE * L + i] = share + own if here else share",
+        "s[SHARE * L + i] = share",
+        _KERNELS,
+    ),
+    Fault(
+        "an affine gradient deaf to V",
+        "kernels/affine.py",
+        "(scaled * s[X * L + i] + s[V * L + i]) * share * share",
+        "(scaled * s[X * L + i]) * share * share",
+        _KERNELS,
+    ),
+    Fault(
+        "units found too late when an autoregressive layer is undone",
+        "kernels/autoregressive.py",
+        "old = upto[l, k - _1] if k > _0 else _0",
+        "old = upto[l, k]",
+        _KERNELS,
     ),
     Fault(
         "sign of V flipped",
@@ -276,7 +320,8 @@ def attempt(fault: Fault | None, selection: list[str]) -> tuple[int, str, float]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
-        shutil.copytree(PACKAGE, folder / "pushforward", ignore=shutil.ignore_patterns("__pycache__"))
+        # numba's cache comes along, or every copy would compile its kernels anew; a changed file is compiled all the same
+        shutil.copytree(PACKAGE, folder / "pushforward", ignore=shutil.ignore_patterns("*.pyc"))
         if fault is not None:
             mutate(fault, folder / "pushforward")
         code, output = run(folder, selection)

@@ -25,6 +25,7 @@ from pushforward.core.errors import (
 if TYPE_CHECKING:
     from pushforward.data.sources import open_data
     from pushforward.fitting.compare import compare
+    from pushforward.fitting.density import fit_to_density
     from pushforward.fitting.evaluate import evaluate
     from pushforward.fitting.fit import fit
     from pushforward.fitting.fitted import Fitted, load
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "fit": "fitting.fit",
+    "fit_to_density": "fitting.density",
     "load": "fitting.fitted",
     "Fitted": "fitting.fitted",
     "compare": "fitting.compare",
@@ -54,6 +56,7 @@ __all__ = [
     "compare",
     "evaluate",
     "fit",
+    "fit_to_density",
     "load",
     "open_data",
     "write_report",

@@ -231,6 +231,8 @@ def test_completion_keeps_what_is_seen_and_fills_the_rest(tiny: Any, name: str, 
     assert isinstance(model, Completes)
     if name == "made":
         model.particles = 3
+    if hasattr(model, "completion_steps"):
+        model.completion_steps = 8
     x, condition = tiny.codes(kind, 30), given(tiny, conditions, 30)
     observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     observed[0], observed[1] = True, False
@@ -334,7 +336,7 @@ def test_densities_integrate_to_one_and_match_their_samples(tiny: Any, name: str
     options: dict[str, Any] = {"score_steps": 16, "sampling_steps": 16, "method": "heun"} if name == "rectified-flow" else {}
     model = tiny.model(name, "plane", conditions=conditions, perturb=0.3, rows=600, **options).double()
     condition = tiny.condition(1) if conditions else None
-    log_p, area = plane(model, condition, reach=24.0, points=161 if name == "rectified-flow" else 421)
+    log_p, area = plane(model, condition, reach=24.0, points=161 if name == "rectified-flow" else 901)
     mass = log_p.exp() * area
     assert float(mass.sum()) == pytest.approx(1, abs=1e-2)
     n = 3000

@@ -13,7 +13,8 @@ from pushforward.core.context import Context
 from pushforward.core.distribution import BASES, Logistic, Normal
 from pushforward.core.random import Draws
 from pushforward.core.transform import Compose, Inverse, Transform
-from pushforward.transforms.coupling import AdditiveCoupling, alternating
+from pushforward.transforms.coupling import Coupling, alternating
+from pushforward.transforms.monotone import Additive
 from pushforward.transforms.quantise import Dequantise
 from pushforward.transforms.reshape import Flatten
 from pushforward.transforms.univariate import Interval, Scale, Standardise
@@ -44,7 +45,7 @@ def chain() -> Compose:
     shift = Standardise((4,)).double()
     shift.mean.normal_()
     shift.std.uniform_(0.5, 2)
-    return Compose([scale, AdditiveCoupling(alternating(4, 1), lambda a, context: net(a)), Bend(0.7), shift])
+    return Compose([scale, Coupling(alternating(4, 1), lambda a, context: net(a), Additive()), Bend(0.7), shift])
 
 
 def slope(transform: Transform, x: Tensor) -> Tensor:
@@ -115,5 +116,6 @@ def test_bases_are_what_scipy_says(base: type[Normal] | type[Logistic], truth: s
 
 
 def test_extreme_latents_have_finite_densities() -> None:
-    for base in BASES.values():
-        assert base((2,)).log_prob(torch.tensor([[1e4, -1e4]])).isfinite().all()
+    for name, base in BASES.items():
+        if name != "uniform":  # which knows where it ends
+            assert base((2,)).log_prob(torch.tensor([[1e4, -1e4]])).isfinite().all()

@@ -279,8 +279,10 @@ def test_predictions_are_in_the_users_categories():
 def test_missing_verbs_name_families_that_have_them(vectors):
     with pytest.raises(Unsupported, match=r"wgan-gp cannot score; .*nice.* can"):
         vectors["wgan-gp"].log_prob(points(3))
-    with pytest.raises(Unsupported, match=r"nice cannot complete; .*gmm.* can"):
-        vectors["nice"].complete(points(3))
+    with pytest.raises(Unsupported, match=r"wgan-gp cannot complete; .*gmm.* can"):
+        vectors["wgan-gp"].complete(points(3))
+    with pytest.raises(Unsupported, match=r"gmm cannot interpolate; .*nice.* can"):
+        vectors["gmm"].interpolate(points(3), points(3))
     with pytest.raises(Unsupported, match="cannot predict"):
         vectors["nice"].predict(points(3))
     assert vectors["wgan-gp"].density_kind is None

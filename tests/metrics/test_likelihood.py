@@ -10,6 +10,7 @@ import torch
 
 from pushforward.core.errors import DataError
 from pushforward.metrics import effective_sample_size, log_mean_exp, mean_with_error, summary
+from pushforward.metrics.likelihood import bits_per_dim
 
 
 def test_summary() -> None:
@@ -20,6 +21,25 @@ def test_summary() -> None:
     assert got.bits_per_dim == pytest.approx(3 / (3 * math.log(2)))
     assert got.bits_per_dim_standard_error == pytest.approx(got.standard_error / (3 * math.log(2)))
     assert (got.kind, got.n, got.nonfinite) == ("exact", 4, 0)
+
+
+@pytest.mark.parametrize("levels", [8, 17, 32, 256, 1000])
+def test_bits_per_dimension_are_those_of_8_bits_whatever_the_depth(levels: int) -> None:
+    """The same brightness, rounded to other depths: entropies of the levels differ by what the depth resolves, bits do not."""
+    ends = np.linspace(0, 1, levels + 1)
+    mass = np.diff(ends**2 * (3 - 2 * ends))  # brightness with the density f(v) = 6 v (1 - v) on [0, 1)
+    # per 1/256 of the range the density is f/256, and E[-log2 f] = -log2 6 + 5/(3 ln 2)
+    truth = 8 - math.log2(6) + 5 / 3 / math.log(2)
+    dims = 3
+    assert float(mass @ bits_per_dim(dims * np.log(mass), dims, levels)) == pytest.approx(truth, abs=0.03)
+    found = summary([dims * math.log(mass[levels // 2])], dims, "exact", levels)
+    assert found.bits_per_dim == pytest.approx(-math.log2(mass[levels // 2] * levels / 256))
+
+
+def test_black_and_white_pixels_cost_what_sending_them_takes() -> None:
+    assert bits_per_dim(np.array([4 * math.log(0.5)]), 4, 2).tolist() == pytest.approx([1.0])
+    assert bits_per_dim(np.array([4 * math.log(0.5)]), 4).tolist() == pytest.approx([1.0])
+    assert bits_per_dim(np.array([4 * math.log(1 / 256)]), 4, 256).tolist() == pytest.approx([8.0])
 
 
 def test_nonfinite_values_are_not_hidden() -> None:

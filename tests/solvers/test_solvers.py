@@ -1,4 +1,4 @@
-"""Solvers against the matrix exponential, divergences against the full Jacobian, schedules against autograd."""
+"""Solvers against the matrix exponential, schedules against autograd."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import PushforwardError
-from pushforward.core.random import Draws
 from pushforward.paths.schedule import SCHEDULES
-from pushforward.solvers import divergence, ode
+from pushforward.solvers import ode
+from pushforward.solvers.tableau import gauss
 
 WIDE = torch.float64
 A = torch.tensor([[-0.6, 2.1, 0.3], [-1.7, 0.2, 0.4], [0.1, -0.5, -1.1]], dtype=WIDE)
@@ -89,13 +89,99 @@ def test_adaptive_reaches_its_tolerance(tolerance: float, ends: tuple[float, flo
     solution = ode.adaptive(linear, (y,), *ends, rtol=tolerance, atol=tolerance)
     error = float((solution.state[0] - truth(y, *ends)).abs().max())
     assert error < 10 * tolerance
-    assert solution.evaluations == 1 + 6 * solution.steps
+    assert solution.evaluations == 2 + 6 * solution.steps
 
 
-def test_adaptive_works_harder_for_less_error() -> None:
+def test_adaptive_works_harder_for_less_error_and_no_harder() -> None:
     y = torch.randn(4, 3, dtype=WIDE)
-    costs = [ode.adaptive(linear, (y,), 0, 1, rtol=r, atol=r).steps for r in (1e-3, 1e-6, 1e-9)]
-    assert costs[0] < costs[1] < costs[2] < 200
+    solutions = [ode.adaptive(linear, (y,), 0, 1, rtol=r, atol=r) for r in (1e-3, 1e-6, 1e-9)]
+    costs = [s.steps for s in solutions]
+    assert costs[0] < costs[1] < costs[2]
+    # the error of a step is h⁵: a thousandth of the tolerance takes four times the steps
+    assert 2.5 < costs[2] / costs[1] < 5.5
+    errors = [float((s.state[0] - truth(y, 0, 1)).abs().max()) for s in solutions]
+    assert errors[2] > 1e-3 * 1e-9, "far more work than was asked for"
+
+
+def test_rejected_steps_are_counted_and_taken_back() -> None:
+    bump = lambda t, s: ((1 + 300 * torch.exp(-((t - 0.6) ** 2) / 2e-4)) * s[0],)
+    exact = math.exp(1 + 300 * math.sqrt(2e-4 * math.pi) * (math.erf(0.6 / 2e-4**0.5) + math.erf(0.4 / 2e-4**0.5)) / 2)
+    solution = ode.adaptive(bump, (torch.ones(1, 1, dtype=WIDE),), 0.0, 1.0, rtol=1e-8, atol=1e-8)
+    assert solution.rejected > 0
+    assert float(solution.state[0]) == pytest.approx(exact, rel=1e-6)
+
+
+# states between the steps
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 2), ("midpoint", 3), ("heun", 3), ("rk4", 4), ("dopri5", 5)])
+def test_order_of_the_states_between(method: str, order: int) -> None:
+    """The error within one step of size h falls as h to this power, wherever in the step."""
+    tableau, y, start = ode.METHODS[method], torch.randn(4, 3, dtype=WIDE), 0.3
+    for theta in (0.25, 0.63):
+        errors, sizes = [], (0.2, 0.1, 0.05)
+        for h in sizes:
+            slopes: list[ode.State] = []
+            for node, row in zip(tableau.c, tableau.a, strict=True):
+                place = y + h * sum((a * k[0] for a, k in zip(row, slopes, strict=False)), torch.zeros_like(y))
+                slopes.append(linear(torch.tensor(start + node * h, dtype=WIDE), (place,)))
+            found = y + h * sum(b * k[0] for b, k in zip(tableau.between(theta), slopes, strict=True))
+            errors.append(float((found - truth(y, start, start + theta * h)).norm()))
+        assert math.log(errors[0] / errors[-1]) / math.log(4) == pytest.approx(order, abs=0.4)
+
+
+@pytest.mark.parametrize("method", ode.METHODS)
+def test_states_between_join_the_ends(method: str) -> None:
+    tableau = ode.METHODS[method]
+    assert tableau.between(0.0) == pytest.approx([0.0] * len(tableau.b))
+    assert tableau.between(1.0) == pytest.approx(tableau.b, abs=1e-12)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)], ids=["forward", "backward"])
+def test_states_at_asked_times_cost_nothing(ends: tuple[float, float]) -> None:
+    y, start, stop = torch.randn(4, 3, dtype=WIDE), *ends
+    times = [start + (stop - start) * u for u in (0.0, 0.0, 0.013, 0.2, 0.5, 0.77, 1.0)]
+    plain = ode.adaptive(linear, (y, 2 * y), start, stop, rtol=1e-7, atol=1e-7)
+    solution = ode.adaptive(linear, (y, 2 * y), start, stop, rtol=1e-7, atol=1e-7, at=times)
+    assert (solution.evaluations, solution.steps) == (plain.evaluations, plain.steps)
+    assert solution.states[0].shape == (7, 4, 3)
+    for t, state, double in zip(times, *solution.states, strict=True):
+        assert float((state - truth(y, start, t)).abs().max()) < 1e-5
+        torch.testing.assert_close(double, 2 * state)
+    assert torch.equal(solution.states[0][-1], solution.state[0])
+    with pytest.raises(ValueError, match="in order"):
+        ode.adaptive(linear, (y,), start, stop, at=(times[3], times[2]))
+
+
+# integrals along the way
+
+
+def energy(t: Tensor, state: ode.State) -> Tensor:
+    """d/dt of t |y|² along the way."""
+    (y,) = state
+    return y.square().sum(1) + 2 * t * (y * linear(t, state)[0]).sum(1)
+
+
+@pytest.mark.parametrize("method", ode.METHODS)
+def test_order_of_integrals_along_the_way(method: str) -> None:
+    y = torch.randn(4, 3, dtype=WIDE)
+    exact = 1.5 * truth(y, 0, 1.5).square().sum(1)
+    steps = [8, 16, 32] if method == "dopri5" else [32, 64, 128]
+    errors = []
+    for n in steps:
+        solution = ode.follow(linear, (y,), torch.linspace(0, 1.5, n + 1, dtype=WIDE), method, integrand=energy)
+        errors.append(float((solution.integral - exact).norm()))
+        assert solution.evaluations == n * len(ode.METHODS[method].c)
+    slope = math.log(errors[0] / errors[-1]) / math.log(steps[-1] / steps[0])
+    assert slope > ode.METHODS[method].order - 0.3
+
+
+def test_gauss_rules_are_exact_for_polynomials() -> None:
+    for points in (1, 2, 3, 4):
+        rule = gauss(ode.METHODS["dopri5"], points)
+        for k in range(2 * points):
+            assert sum(weight * theta**k for theta, weight, _ in rule) == pytest.approx(1 / (k + 1), abs=1e-14)
+        assert all(row == ode.METHODS["dopri5"].between(theta) for theta, _, row in rule)
 
 
 def test_adaptive_counts_every_evaluation() -> None:
@@ -124,8 +210,13 @@ def test_stiff_fields_end_in_a_message() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_too_many_evaluations_end_in_a_message() -> None:
+    with pytest.raises(PushforwardError, match=r"took 62 evaluations and stands at t = .* of 0\.5"):
+        ode.adaptive(lambda t, s: (-1e5 * s[0],), (torch.ones(1, 1, dtype=WIDE),), 0.0, 0.5, max_evaluations=60)
+
+
 def test_explosions_end_in_a_message() -> None:
-    with pytest.raises(PushforwardError, match=r"non-finite state at t = 1\b|took 1000 steps and stands at t = (0\.99|1\b)"):
+    with pytest.raises(PushforwardError, match=r"vanish at t = 1 of 2: the solution grows without bound"):
         ode.adaptive(lambda t, s: (s[0].square(),), (torch.ones(1, 1, dtype=WIDE),), 0.0, 2.0)
     with pytest.raises(PushforwardError, match="non-finite state at t = 0"):
         ode.adaptive(lambda t, s: (s[0] * math.nan,), (torch.ones(1, 1, dtype=WIDE),), 0.0, 1.0)
@@ -134,50 +225,6 @@ def test_explosions_end_in_a_message() -> None:
 def test_methods_without_error_estimate_cannot_adapt() -> None:
     with pytest.raises(ValueError, match="rk4 has no error estimate: use dopri5"):
         ode.adaptive(linear, (torch.ones(1, 3, dtype=WIDE),), 0.0, 1.0, method="rk4")
-
-
-# divergences
-
-
-def field(x: Tensor) -> Tensor:
-    """A field that mixes all coordinates of (B, 2, 2)."""
-    flat = x.flatten(1)
-    return (torch.sin(flat @ MIX) * flat.roll(1, 1) + flat**3).view_as(x)
-
-
-MIX = torch.randn(4, 4, dtype=WIDE, generator=torch.Generator().manual_seed(0))
-
-
-def trace(x: Tensor) -> Tensor:
-    jacobian = [torch.autograd.functional.jacobian(lambda v: field(v[None])[0], row).reshape(4, 4) for row in x]
-    return torch.stack(jacobian).diagonal(dim1=1, dim2=2).sum(1)
-
-
-def test_exact_divergence_is_the_trace_of_the_jacobian() -> None:
-    x = torch.randn(6, 2, 2, dtype=WIDE)
-    value, found = divergence.exact(field, x)
-    torch.testing.assert_close(value, field(x))
-    torch.testing.assert_close(found, trace(x))
-    assert not found.requires_grad
-    with torch.no_grad():
-        torch.testing.assert_close(divergence.exact(field, x)[1], trace(x))
-
-
-def test_hutchinson_is_unbiased_exactly() -> None:
-    x = torch.randn(1, 2, 2, dtype=WIDE)
-    # the mean over all 2⁴ sign vectors is the expectation
-    probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=WIDE)] * 4).view(16, 2, 2)
-    value, found = divergence.hutchinson(field, x.expand(16, -1, -1), probes)
-    torch.testing.assert_close(found.mean(), trace(x)[0])
-    assert float(found.std()) > 0.1
-    torch.testing.assert_close(value[0], field(x)[0])
-
-
-def test_hutchinson_is_unbiased_with_drawn_signs() -> None:
-    n = 4000
-    x = torch.randn(1, 2, 2, dtype=WIDE)
-    _, found = divergence.hutchinson(field, x.expand(n, -1, -1), Draws(0, 0, n).signs(2, 2, dtype=WIDE))
-    assert float(found.mean()) == pytest.approx(float(trace(x)), abs=5 * float(found.std()) / n**0.5)
 
 
 # schedules

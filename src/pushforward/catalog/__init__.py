@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ALL = ("vector", "table", "image", "tokens")
 _CONTINUOUS = ("vector", "table", "image")
+_FLOWS = ("flows", "glow", "continuous")  # the modules of flows
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Family:
     def options(self) -> type:
         """The frozen dataclass of this family's own options."""
         return self._parts()[0]
+
+    @property
+    def flow(self) -> bool:
+        """Whether it is a flow: a base distribution pushed through a transform, and more than independent marginals."""
+        return self.place.split(":")[0] in _FLOWS
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """Options from names and values. Raises RecipeError for an unknown name or a value of the wrong type."""
@@ -87,12 +93,19 @@ class Family:
             )
 
     def build(self, schema: Schema, config: Any) -> Model:
-        """The model, untrained. Raises as ``check``."""
+        """The model, untrained. Raises as ``check``, and Unsupported where the data have bounds that it does not keep."""
         self.check(schema)
         try:
-            return self._parts()[1](schema, config)
+            model = self._parts()[1](schema, config)
         except ValueError as error:
             raise RecipeError(f"{self.name}: {error}") from error
+        if schema.bounded and "sample" in self.verbs:
+            from pushforward.transforms.support import Support
+
+            if not any(isinstance(part, Support) for part in model.modules()):
+                able = "nice, gmm, rectified-flow do"
+                raise Unsupported(f"{self.name} does not keep within bounds: {able}; or fit without them")
+        return model
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -125,7 +138,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "independent marginals: the baseline that knows no dependence",
                 "",
                 "baselines:IndependentOptions:independent",
-                "sample score encode",
+                "sample score encode complete",
                 "exact",
                 _ALL,
                 baseline=True,
@@ -145,7 +158,73 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "additive couplings with exact density",
                 "Dinh et al. 2014, arXiv:1410.8516",
                 "flows:NiceOptions:nice",
-                "sample score encode",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "realnvp",
+                "affine couplings with exact density",
+                "Dinh et al. 2016, arXiv:1605.08803",
+                "flows:RealNvpOptions:realnvp",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "maf",
+                "masked autoregressive flow: scores in one pass",
+                "Papamakarios et al. 2017, arXiv:1705.07057",
+                "flows:MafOptions:maf",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "iaf",
+                "inverse autoregressive flow: samples in one pass",
+                "Kingma et al. 2016, arXiv:1606.04934",
+                "flows:IafOptions:iaf",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 1000},
+            ),
+            _family(
+                "nsf",
+                "neural spline flow: rational-quadratic couplings",
+                "Durkan et al. 2019, arXiv:1906.04032",
+                "flows:NsfOptions:nsf",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "nsf-ar",
+                "autoregressive neural spline flow",
+                "Durkan et al. 2019, arXiv:1906.04032",
+                "flows:NsfArOptions:nsf_ar",
+                "sample score encode complete",
+                "exact",
+                _CONTINUOUS,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "naf",
+                "neural autoregressive flow: every number through a monotone network",
+                "Huang et al. 2018, arXiv:1804.00779",
+                "flows:NafOptions:naf",
+                "sample score encode complete",
                 "exact",
                 _CONTINUOUS,
                 conditions=True,

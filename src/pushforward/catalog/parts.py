@@ -24,7 +24,7 @@ def marginals(kind: Kind, fill: bool = True) -> Compose:
 
 @marginals.register
 def _(kind: Vector, fill: bool = True) -> Compose:
-    return Compose([NumberMarginals([0.0] * kind.length)])
+    return Compose([NumberMarginals([0.0] * kind.length, bounds=kind.bounds)])
 
 
 @marginals.register

@@ -89,6 +89,8 @@ class Reading:
 
     types: Annotated[tuple[str, ...], option("COL=TYPE …")] = ()
     """Overrides inferred types: number, integer, category, boolean, date or identifier."""
+    bounds: Annotated[tuple[str, ...], option("COL=LOW:HIGH …")] = ()
+    """What a number can be, such as price=0: or rate=0:1; samples keep to it. LOW:HIGH alone bounds all of an array."""
     drop: Columns = ()
     """Columns of a table to leave out."""
     resize: Whole = None
@@ -100,6 +102,7 @@ class Reading:
         """As keyword options of ``open_data``."""
         return {
             "types": pairs(self.types, "--types", "price=number"),
+            "bounds": ranges(self.bounds),
             "drop": self.drop,
             "resize": self.resize,
             "length": self.length,
@@ -115,6 +118,18 @@ def pairs(values: Sequence[str], flag: str, example: str) -> dict[str, str]:
             raise UsageError(f"{flag} takes name=value, such as {flag} {example}: found '{word}'")
         found[name] = value
     return found
+
+
+def ranges(values: Sequence[str]) -> dict[str, tuple[str | None, str | None]] | tuple[str | None, str | None] | None:
+    """name=low:high words as a dict of pairs, or the one pair of a single low:high. Raises UsageError for other words."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for word in values:
+        name, equals, ends = word.rpartition("=")
+        low, colon, high = ends.partition(":")
+        if not colon or ":" in high or (equals and not name) or (not equals and len(values) > 1):
+            raise UsageError(f"--bounds takes name=low:high, such as --bounds price=0: rate=0:1, found '{word}'")
+        found[name] = (low or None, high or None)
+    return found.get("", found) or None
 
 
 def _bare(kind: Any) -> tuple[Any, bool, tuple[str, ...]]:

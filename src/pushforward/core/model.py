@@ -74,6 +74,10 @@ class Model(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__}._loss gave {found}: expected per-example terms with the key 'loss'")
         return terms
 
+    def compile_parts(self) -> None:
+        """Have torch compile, in place, what is computed most: here every network. Needs a C++ compiler on the CPU."""
+        _compile_networks(self)
+
     def after_step(self, turn: str) -> None:
         """Called after each optimiser step (target networks, codebook averages, weight clipping)."""
 
@@ -92,6 +96,15 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the model lives."""
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+
+def _compile_networks(module: nn.Module) -> None:
+    """The outermost modules under ``module`` that can be called: maps, lists and models only hold networks."""
+    for child in module.children():
+        if type(child).forward is nn.Module.forward or isinstance(child, nn.ModuleList):
+            _compile_networks(child)
+        else:
+            child.compile()
 
 
 @runtime_checkable
@@ -145,6 +158,16 @@ class Completes(ABC):
     @abstractmethod
     def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
         """``x`` with the entries where ``observed`` is false replaced by draws from p(rest | observed)."""
+
+
+class Interpolates(ABC):
+    """Knows examples between two; no verb of the contract, but something to ask for in Python."""
+
+    @abstractmethod
+    def interpolate(
+        self, x0: Tensor, x1: Tensor, steps: int, condition: Condition | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """(B, steps, …): examples on the way from each ``x0`` to its ``x1``, both ends included."""
 
 
 class Predicts(ABC):

@@ -39,7 +39,8 @@ class Column:
 
     ``categories`` are the levels in the order of their codes; a missing category is the code ``len(categories)``.
     ``resolution`` is the step of the grid the numbers lie on (1 for integers, 0.01 for prices, None for continuous ones):
-    a density on a grid is the mass of a cell divided by the step. ``dtype`` is the type to give back.
+    a density on a grid is the mass of a cell divided by the step. ``dtype`` is the type to give back. ``lower`` and ``upper``
+    are what was seen; ``bounds``, both ends included and either infinite, what the user declares that there can be.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Column:
     std: float = 1.0
     dtype: str = ""
     constant: Any = None
+    bounds: tuple[float, float] | None = None
 
     @property
     def discrete(self) -> bool:
@@ -89,11 +91,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Vector(Kind):
-    """``length`` real numbers."""
+    """``length`` real numbers. ``bounds`` are the ends that each may have, as in ``Column``."""
 
     length: int
     container: str = "numpy"
     dtype: str = "float64"
+    bounds: tuple[tuple[float, float], ...] | None = None
     name: ClassVar[str] = "vector"
 
     @property
@@ -158,18 +161,33 @@ class Schema:
     target: Column | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the user declared bounds of what is learned."""
+        if isinstance(self.example, Table):
+            return any(c.bounds is not None for c in self.example.learned)
+        return isinstance(self.example, Vector) and self.example.bounds is not None
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Kind):
-        return {"kind": value.name} | {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": value.name} | {name: v for name, v in fields.items() if v is not None}
     if isinstance(value, Column):
         changed = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
         return {name: _plain(v) for name, v in changed.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return None  # an end that bounds nothing: JSON knows no infinity
     return value
+
+
+def _bounds(plain: Any) -> tuple[float, float]:
+    lower, upper = plain
+    return (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
 
 
 def to_json(schema: Schema) -> dict[str, Any]:
@@ -184,6 +202,8 @@ def _column(plain: dict[str, Any]) -> Column:
     values = dict(plain)
     values["kind"] = ColumnKind(values.get("kind", "number"))
     values["categories"] = tuple(values.get("categories", ()))
+    if values.get("bounds") is not None:
+        values["bounds"] = _bounds(values["bounds"])
     return Column(**values)
 
 
@@ -194,6 +214,8 @@ def _kind(plain: dict[str, Any]) -> Kind:
         values["columns"] = tuple(_column(c) for c in values["columns"])
     if "vocabulary" in values:
         values["vocabulary"] = tuple(values["vocabulary"])
+    if values.get("bounds") is not None:
+        values["bounds"] = tuple(_bounds(b) for b in values["bounds"])
     return cls(**values)
 
 

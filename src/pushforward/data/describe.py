@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pushforward.core.schema import Column, ColumnKind, Image, Table, Tokens, Vector
+from pushforward.data.bounds import words
 from pushforward.data.dataset import Data
 
 if TYPE_CHECKING:
@@ -93,12 +94,13 @@ def _values(column: Column) -> str:
         return ", ".join(str(level) for level in column.categories[:SHOWN]) + (f" and {more} more" if more > 0 else "")
     if not (math.isfinite(column.lower) and math.isfinite(column.upper)) or column.kind is ColumnKind.IDENTIFIER:
         return ""
+    can = f"; can be {words(column.bounds, column)}" if column.bounds is not None else ""
     if column.kind is ColumnKind.DATE:
         unit = "D" if column.resolution == 1 else "s"
         ends = [np.datetime64(round(day * 86_400), "s").astype(f"datetime64[{unit}]") for day in (column.lower, column.upper)]
-        return f"{ends[0]} to {ends[1]}"
+        return f"{ends[0]} to {ends[1]}{can}"
     step = f", in steps of {column.resolution:g}" if column.resolution not in (None, 1.0) else ""
-    return f"{column.lower:.10g} to {column.upper:.10g}{step}"
+    return f"{column.lower:.10g} to {column.upper:.10g}{step}{can}"
 
 
 def _example(data: Data) -> str:

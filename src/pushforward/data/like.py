@@ -15,6 +15,7 @@ from torch import Tensor
 from pushforward.core.errors import DataError
 from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector
 from pushforward.data import arrays, dtypes, stream, tables
+from pushforward.data.bounds import check_vectors
 from pushforward.data.dataset import Data, Store, TensorStore
 from pushforward.data.hub import splits
 from pushforward.data.readers import settled
@@ -167,7 +168,10 @@ def _like_tensor(
         store = replace(store, columns=side)  # type: ignore[type-var]
     if not len(store):
         raise DataError(f"{place} has no rows")
-    return Data.of(schema, store, name=place, origin=origin)
+    data = Data.of(schema, store, name=place, origin=origin)
+    if isinstance(kind, Vector):
+        check_vectors(data, kind)
+    return data
 
 
 def _expected(kind: Kind) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pushforward.core.errors import DataError
 from pushforward.core.schema import Image
 from pushforward.data import arrays
+from pushforward.data.bounds import Ends, with_bounds
 from pushforward.data.dataset import Data
 from pushforward.data.hub import fetch, only_tables, open_hub
 from pushforward.data.recognise import (
@@ -38,6 +39,7 @@ def open_data(
     target: str | None = None,
     condition: str | Sequence[str] = (),
     types: Mapping[str, str] | None = None,
+    bounds: Mapping[Any, Ends] | Ends | None = None,
     drop: Sequence[str] = (),
     resize: int | tuple[int, int] | None = None,
     length: int = 64,
@@ -53,14 +55,15 @@ def open_data(
 
     ``target`` and ``condition`` name columns that are taken out of the example: what a predictor predicts, and what a
     model is conditioned on. ``types`` {column: number, integer, category, boolean, date or identifier} overrides what is
-    inferred, ``drop`` leaves columns out (tables only). ``resize`` is the side of images in pixels or (height, width),
-    ``length`` the number of characters of a text. A table whose codes take more than ``memory_limit`` bytes stays on
-    disk. Raises DataError, in one line, for anything that cannot be read.
+    inferred, ``drop`` leaves columns out (tables only). ``bounds`` {column: (lower, upper)}, or for vectors {index: …} or one
+    pair for all, say what numbers can be, with None where there is no end; a model keeps to them. ``resize`` is the side of
+    images in pixels or (height, width), ``length`` the number of characters of a text. A table whose codes take more than
+    ``memory_limit`` bytes stays on disk. Raises DataError, in one line, for anything that cannot be read.
     """
     data = open_raw(source, types=types, drop=listed(drop), resize=resize, length=length, name=name, memory_limit=memory_limit)
     if name is not None:
         data = replace(data, name=name)
-    return assign_roles(data, target, condition)
+    return assign_roles(with_bounds(data, bounds), target, condition)
 
 
 def open_raw(

@@ -116,6 +116,28 @@ def snap(values: np.ndarray, resolution: float | None) -> np.ndarray:
     return np.rint(values * per_unit) / per_unit
 
 
+def outside(codes: np.ndarray, column: Column) -> np.ndarray:
+    """Which codes are beyond the column's bounds by more than rounding; missing ones are not."""
+    low, high = column.bounds or (-np.inf, np.inf)
+    spread = column.upper - column.lower if np.isfinite([column.lower, column.upper]).all() else 0.0
+    below, above = (1e-12 * (abs(end) + spread) if np.isfinite(end) else 0.0 for end in (low, high))
+    return (codes < low - below) | (codes > high + above)
+
+
+def refuse_outside(codes: np.ndarray, column: Column, first: int = 0, place: str = "") -> None:
+    """Raises DataError with the first row and value beyond the column's bounds."""
+    beyond = outside(codes, column)
+    if beyond.any():
+        from pushforward.data.bounds import words
+
+        row = int(np.argmax(beyond))
+        value = _canonical(column, codes[row : row + 1])[0].as_py()
+        raise DataError(
+            f"column '{column.name}' of {place or 'the data'}, row {first + row + 1}: {value} is outside its bounds, "
+            f"{words(column.bounds or (-np.inf, np.inf), column)}: correct it, leave the row out, or widen them"
+        )
+
+
 def encode_column(column: Column, values: Any, *, first: int = 0, place: str = "", holes: bool = False) -> np.ndarray:
     """Codes (n,) float64 of one column's ``values`` (an Arrow array, series, array or list).
 
@@ -137,6 +159,8 @@ def encode_column(column: Column, values: Any, *, first: int = 0, place: str = "
                 raise DataError(f"{where}: {value} is not a whole number")
         else:
             codes = snap(codes, column.resolution)
+    if column.bounds is not None:
+        refuse_outside(codes, column, first, place)
     missing = np.isnan(codes)
     if holes or not missing.any():
         return np.array(codes, dtype=np.float64)

@@ -165,6 +165,7 @@ def compare(
     force: bool = False,
     quiet: bool = False,
     types: Mapping[str, str] | None = None,
+    bounds: Mapping[Any, Any] | Sequence[Any] | None = None,
     drop: Sequence[str] = (),
     resize: int | tuple[int, int] | None = None,
     length: int = 64,
@@ -189,7 +190,7 @@ def compare(
     folder = Path(out) if out is not None else None
     if folder is not None:
         _prepare_folder(folder, force)
-    how: dict[str, Any] = {"types": types, "drop": drop, "resize": resize, "length": length}
+    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
     results: list[Result] = []
     name = str(data) if isinstance(data, (str, Path)) else "data"
     board = Progress("compare", quiet=quiet, after=0)

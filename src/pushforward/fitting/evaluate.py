@@ -119,12 +119,14 @@ def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     test = _some(splits.test, (256 if _large(fitted.schema) else 1000) if slow else 10_000, seed)
     draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not slow else 1
     scored = fitted.score(test, samples=draws, seed=seed)
-    found = likelihood.summary(scored.log_prob, kind.size, scored.kind)
+    found = likelihood.summary(scored.log_prob, kind.size, scored.kind, scored.levels)
     note = f"bound of {draws} draw{'s' if draws > 1 else ''}" if scored.kind == "lower_bound" else ""
     if found.nonfinite:
         note = f"{note}; {found.nonfinite} rows have no finite density".strip("; ")
     shared: dict[str, Any] = {"better": "lower", "kind": scored.kind, "n": found.n, "note": note}
     yield Metric("nats", "−log p (nats)", -found.nats_mean, found.standard_error, **shared)
+    if offset := likelihood.eight_bit_offset(scored.levels):
+        shared["note"] = f"{note}; in the 8-bit convention: {offset:+.2f} for {scored.levels} levels".strip("; ")
     yield Metric("bits_per_dim", "bits per dimension", found.bits_per_dim, found.bits_per_dim_standard_error, **shared)
 
 

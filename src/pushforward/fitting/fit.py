@@ -18,6 +18,7 @@ from pushforward.core.errors import CheckpointError, PushforwardError, RecipeErr
 from pushforward.core.model import Model
 from pushforward.core.random import mix
 from pushforward.core.schema import ColumnKind, Table
+from pushforward.data.bounds import Ends
 from pushforward.data.dataset import Data, Splits
 from pushforward.data.sources import open_data
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
@@ -79,6 +80,7 @@ def fit(
     callback: Callback | None = None,
     quiet: bool = False,
     types: Mapping[str, str] | None = None,
+    bounds: Mapping[Any, Ends] | Ends | None = None,
     drop: Sequence[str] = (),
     resize: int | tuple[int, int] | None = None,
     length: int = 64,
@@ -87,7 +89,8 @@ def fit(
     """Learn a distribution from ``data``.
 
     ``data`` is anything open_data takes; ``family_name`` one of the catalog. ``target`` is what a predictor predicts,
-    ``condition`` the columns c of p(x | c). With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints
+    ``condition`` the columns c of p(x | c). ``bounds`` such as {"price": (0, None)} say what numbers can be: every sample is
+    within them. With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints
     and, with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets
     a Record after each validation and stops the fit by returning False. Further options are the trainer's
     (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own.
@@ -97,7 +100,8 @@ def fit(
     given, own = split_options(options, tuple(f.name for f in fields(fam.options)))
     training = training_from(given)
     config = fam.configure(own)
-    opened = open_for(data, fam, target=target, condition=condition, types=types, drop=drop, resize=resize, length=length)
+    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
+    opened = open_for(data, fam, target=target, condition=condition, **how)
     return fit_data(
         opened, fam, config, training, out=out, resume=resume, force=force, report=report, callback=callback, quiet=quiet
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
-from pushforward.core.model import Completes, Encodes, Model, Predicts, Samples, Scores
+from pushforward.core.model import Completes, Encodes, Interpolates, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
 from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows
@@ -27,25 +27,29 @@ from pushforward.fitting.history import read_lines
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
 from pushforward.fitting.recipe import build, read_rows, write_rows
-from pushforward.metrics.likelihood import log_mean_exp
+from pushforward.metrics.likelihood import bits_per_dim, log_mean_exp
 
-_SAMPLING, _SCORING, _COMPLETING, _WHO = 0x5A, 0x5C, 0xC0, 0x3D
+_SAMPLING, _SCORING, _COMPLETING, _WHO, _BETWEEN = 0x5A, 0x5C, 0xC0, 0x3D, 0xBE
 _REDRAWS = 16
 
 
 @dataclass(frozen=True)
 class Scored:
-    """log p of each row in nats (N,), its standard error where it is an estimate (NaN where unknown), and the kind."""
+    """log p of each row in nats (N,), its standard error where it is an estimate (NaN where unknown), and the kind.
+
+    ``dims`` are the numbers in an example and ``levels`` the levels of its pixels, if it is an image.
+    """
 
     log_prob: np.ndarray
     standard_error: np.ndarray
     kind: str
     dims: int
+    levels: int | None = None
 
     @property
     def bits_per_dim(self) -> np.ndarray:
-        """−log₂ p per number of the example, (N,)."""
-        return -self.log_prob / (self.dims * np.log(2))
+        """−log₂ p per number of the example, (N,); of pixels in the 8-bit convention (metrics.likelihood.bits_per_dim)."""
+        return bits_per_dim(self.log_prob, self.dims, self.levels)
 
 
 @dataclass
@@ -221,13 +225,13 @@ class Fitted:
             value = weights.mean(1)
             spread = weights.std(1, ddof=1) / np.sqrt(repeats) if repeats > 1 else np.full(len(value), np.nan)
             error = spread if model.random else np.zeros(len(value))
-        return Scored(value, error, model.density_kind, dims)
+        return Scored(value, error, model.density_kind, dims, getattr(self.schema.example, "levels", None))
 
     def log_prob(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> np.ndarray:
         """log p(x) of each row in nats, in the units of the data, (N,); ``density_kind`` says what it is."""
         return self.score(data, samples=samples, seed=seed, chunk=chunk).log_prob
 
-    # encode, complete, predict
+    # encode, interpolate, complete, predict
 
     def encode(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
         """Representations, (N, D)."""
@@ -235,6 +239,31 @@ class Fitted:
         model = self.model
         assert isinstance(model, Encodes)
         return self._each("encode", self.open(data), lambda x, c, a, b: model.encode(x, c), self._chunk(chunk, 4)).numpy()
+
+    def interpolate(self, a: Any, b: Any, *, steps: int = 8, seed: int = 0, chunk: int | None = None) -> Any:
+        """Examples on the way from each row of ``a`` to the same row of ``b``, ``steps`` of them with both ends, in the user's
+        type: those between the first pair, then those between the second, … Conditions are those of ``a``.
+
+        Raises Unsupported where the family has no latent space to go through.
+        """
+        model = self.model
+        if not isinstance(model, Interpolates):
+            able = [f.name for f in FAMILIES.values() if f.flow and self.schema.example.name in f.kinds]
+            raise Unsupported(f"{self.family.name} cannot interpolate; {', '.join(able)} can")
+        if steps < 2:
+            raise RecipeError(f"steps must be at least 2, found {steps}: both ends are among them")
+        start, end = self.open(a), self.open(b)
+        if len(start) != len(end):
+            raise DataError(f"found {len(start)} rows to start from and {len(end)} to go to: expected as many of each")
+
+        def run(x: Tensor, condition: dict[str, Tensor] | None, first: int, stop: int) -> Tensor:
+            draws = Draws(mix(seed, _BETWEEN), first, stop, len(start), self.device)
+            other = place(end.rows(slice(first, stop)).x, self.device)
+            return self._codes(model.interpolate(x, other, steps, condition, draws))
+
+        ways = self._each("interpolate", start, run, self._chunk(chunk, 2 * steps))
+        columns = {name: code.repeat_interleave(steps) for name, code in start.rows().columns.items()}
+        return self.decode(Rows(ways.flatten(0, 1), columns))
 
     def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None) -> Any:
         """``data`` with what is missing drawn from p(missing | observed).

@@ -43,6 +43,8 @@ class Training:
     """Stop after so many validations without a better one; 0 never stops early."""
     save_every: float = 60.0
     """Seconds between checkpoints in the run folder (at least one each validation)."""
+    compile: bool = False
+    """Have torch compile what is computed most: minutes before the first step, for fewer of them after."""
     tensorboard: bool = False
     """Write TensorBoard logs into the run folder."""
 

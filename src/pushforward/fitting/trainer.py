@@ -59,6 +59,8 @@ class GradientFit(Loop):
                 f"batch_size {training.batch_size} cannot be shared by {world} processes: use a multiple of {world}"
             )
         self.local = training.batch_size // world
+        if training.compile:
+            model.compile_parts()
         self.wrapped = self.processes.prepare(model)
         self.named = list(model.named_parameters())
         self.parameters: list[Tensor] = [p for _, p in self.named]

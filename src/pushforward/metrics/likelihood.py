@@ -16,7 +16,7 @@ from pushforward.metrics._arrays import Estimate, Values, to_numpy
 class Likelihood:
     """The mean log density of a data set.
 
-    ``nats_mean`` is in nats per example, ``bits_per_dim`` is −nats_mean/(dims·ln 2), each with its standard error.
+    ``nats_mean`` is in nats per example, ``bits_per_dim`` as the function of that name, each with its standard error.
     ``kind`` says what the numbers are (``exact``, ``ode``, ``lower_bound``), ``n`` counts examples and ``nonfinite`` those
     whose log density is infinite or NaN. With any NaN the mean is NaN, else with any −∞ it is −∞; the errors are NaN then.
     """
@@ -28,6 +28,26 @@ class Likelihood:
     kind: str
     n: int
     nonfinite: int
+
+
+def eight_bit_offset(levels: int | None) -> float:
+    """The bits a pixel of ``levels`` L gets in the 8-bit convention beside its own: 8 − log₂ L; none for L = 2 or no levels.
+
+    A grey pixel is a brightness, rounded to one of L cells of the same range, and p(x) is the mass of a cell. In units of the
+    256th part of the range, those of an 8-bit pixel, the density is p · (L/256)ᴰ whatever the depth, so that a picture kept
+    at 5 bits and at 8 costs about the same: log₂ L bits for what its depth resolves and 8 − log₂ L for what it does not.
+    Black-and-white pixels are no rounded brightness (nothing between the two levels is meant), and their bits stay what it
+    takes to send them.
+    """
+    return 0.0 if levels is None or levels == 2 else 8 - math.log2(levels)
+
+
+def bits_per_dim(log_prob: Values, dims: int, levels: int | None = None) -> NDArray[np.float64]:
+    """−log₂ p per dimension of log densities in nats (N,), for examples of ``dims`` dimensions.
+
+    ``levels`` are those of pixels, whose bits are given in the 8-bit convention (:func:`eight_bit_offset`).
+    """
+    return -np.asarray(log_prob, dtype=np.float64) / (dims * math.log(2)) + eight_bit_offset(levels)
 
 
 def mean_with_error(values: Values) -> Estimate:
@@ -45,10 +65,11 @@ def mean_with_error(values: Values) -> Estimate:
     return Estimate(float(array.mean()), error)
 
 
-def summary(log_prob: Values, dims: int, kind: str) -> Likelihood:
+def summary(log_prob: Values, dims: int, kind: str, levels: int | None = None) -> Likelihood:
     """The mean of ``log_prob`` (N,), in nats, over examples of ``dims`` dimensions, as a :class:`Likelihood`.
 
-    ``kind`` is carried along. DataError for an empty array, one that is not (N,), or dims < 1.
+    ``kind`` is carried along; ``levels`` are those of pixels, as for :func:`bits_per_dim`. DataError for an empty array, one
+    that is not (N,), or dims < 1.
     """
     array = _vector(log_prob, "log_prob")
     if dims < 1:
@@ -58,7 +79,7 @@ def summary(log_prob: Values, dims: int, kind: str) -> Likelihood:
     return Likelihood(
         nats_mean=mean.value,
         standard_error=mean.standard_error,
-        bits_per_dim=-mean.value / unit,
+        bits_per_dim=float(bits_per_dim(np.array(mean.value), dims, levels)),
         bits_per_dim_standard_error=mean.standard_error / unit,
         kind=kind,
         n=len(array),

@@ -5,14 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pushforward.core.context import Context
 from pushforward.nets.common import activation_named, context_vector, zeroed
+from pushforward.nets.linear import rectified
+from pushforward.transforms.monotone import Monotone, plain_cpu
+
+if TYPE_CHECKING:
+    from pushforward.kernels.autoregressive import Packed
 
 
 class MaskedLinear(nn.Linear):
@@ -24,14 +30,26 @@ class MaskedLinear(nn.Linear):
         outputs, inputs = mask.shape
         super().__init__(inputs, outputs, bias=bias)
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
+        self._kept: tuple[Any, Tensor] | None = None
         # a row that sees few inputs gets the spread of a layer with that many, or early elements would learn slowly
         seen = self.mask.sum(1, keepdim=True).clamp_min(1.0)
         with torch.no_grad():
             self.weight.mul_((inputs / seen).sqrt())
 
-    def masked(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """The weight with the mask applied, of the given rows."""
-        return self.weight[rows] * self.mask[rows]
+    def masked(self) -> Tensor:
+        """The weight with the mask applied: a product for each training step, kept for as long as the weight stays the same
+        without gradients."""
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return self.weight * self.mask
+        if torch.compiler.is_compiling() or self.weight.is_inference():
+            return self.weight * self.mask
+        same = (self.weight._version, self.weight.data_ptr(), self.weight.dtype, self.weight.device)
+        if self._kept is None or self._kept[0] != same:
+            self._kept = same, (self.weight * self.mask).detach()
+        return self._kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kept": None}
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.masked(), self.bias)
@@ -39,13 +57,16 @@ class MaskedLinear(nn.Linear):
 
 @dataclass(frozen=True)
 class MaskedState:
-    """What ``MaskedMLP`` has computed from the elements known so far.
+    """What ``MaskedMLP`` has computed from the elements up to ``degree``.
 
-    ``first`` (B, hidden[0]): the first layer before its activation. ``inputs`` (B, I), zero where unknown, kept only
-    for direct connections. ``weights``: the masked weights of all layers but the last, so that no step masks again.
+    ``first`` (B, hidden[0]): the first layer before its activation. ``hidden``: the activations (B, n) of the n units of
+    each layer that see no later element. ``inputs`` (B, I), zero where unknown, kept only for direct connections.
+    ``weights``: the masked weights.
     """
 
+    degree: int
     first: Tensor
+    hidden: tuple[Tensor, ...]
     inputs: Tensor | None
     weights: tuple[Tensor, ...]
 
@@ -78,8 +99,9 @@ class MaskedMLP(nn.Module):
     fewer units than there are elements, since some neighbours are then seen by no unit in time. ``zero_last`` starts the net
     as the zero function.
 
-    For ancestral sampling, ``start``, ``advance`` and ``outputs`` give the same values as ``forward`` one element at
-    a time: a step costs one column of the first layer, the hidden layers, and the rows asked for of the last.
+    ``start``, ``advance`` and ``outputs`` give the same values as ``forward`` one element at a time. Units are sorted by
+    degree, so what can be computed so far is a block at the front of every layer, and a step computes the units that it
+    makes computable, each once: all steps together cost one pass. ``unroll`` inverts an autoregressive map with them.
     """
 
     in_degrees: Tensor
@@ -107,25 +129,41 @@ class MaskedMLP(nn.Module):
         self.register_buffer("out_degrees", out_degrees.long(), persistent=False)
         top = min(int(in_degrees.max()), int(out_degrees.max()) - 1)
         order = [self.in_degrees, *(_hidden_degrees(width, top, context > 0) for width in hidden)]
+        self._places = self.in_degrees.tolist()
+        # how many units of each hidden layer see nothing later than degree k, k = 0 …
+        self._upto = [torch.searchsorted(d, torch.arange(max(self._places) + 1), right=True).tolist() for d in order[1:]]
         masks = [b[:, None] >= a for a, b in itertools.pairwise(order)]
         masks.append(self.out_degrees[:, None] > order[-1])
         self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
         self.from_context = nn.Linear(context, hidden[0], bias=False) if context else None
         self.direct = MaskedLinear(self.out_degrees[:, None] > self.in_degrees, bias=False) if direct else None
         self.activation = activation_named(activation)
+        self._kept: tuple[Any, Packed] | None = None
         if zero_last:
             zeroed(self.layers[-1])
             if self.direct is not None:
                 zeroed(self.direct)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kept": None}
+
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         vector = context_vector(context, self.context)
-        h = self.layers[0](x)
-        if self.from_context is not None and vector is not None:
-            h = h + self.from_context(vector)
-        for layer in self.layers[1:]:
-            h = layer(self.activation(h))
+        shift = self.from_context(vector) if self.from_context is not None and vector is not None else None
+        if isinstance(self.activation, nn.ReLU):
+            h = self._rectified(x, shift)
+        else:
+            h = self.layers[0](x)
+            h = h if shift is None else h + shift
+            for layer in self.layers[1:]:
+                h = layer(self.activation(h))
         return h if self.direct is None else h + self.direct(x)
+
+    def _rectified(self, x: Tensor, shift: Tensor | None) -> Tensor:
+        layers, biases = self._layers(), [layer.bias for layer in self._layers()]
+        if torch.is_grad_enabled() and layers[0].weight.requires_grad:
+            return rectified(x, [layer.weight for layer in layers], biases, shift=shift, masks=[layer.mask for layer in layers])
+        return rectified(x, [layer.masked() for layer in layers], biases, shift=shift)
 
     def _layers(self) -> list[MaskedLinear]:
         return [cast(MaskedLinear, layer) for layer in self.layers]
@@ -138,24 +176,102 @@ class MaskedMLP(nn.Module):
         if self.from_context is not None and vector is not None:
             h = h + self.from_context(vector)
         inputs = None if self.direct is None else h.new_zeros(batch, first.in_features)
-        return MaskedState(h, inputs, tuple(layer.masked() for layer in self._layers()[:-1]))
+        weights = tuple(layer.masked() for layer in (*self._layers(), *([self.direct] if self.direct is not None else [])))
+        return self._grown(MaskedState(0, h, tuple(h[:, :0] for _ in self._upto), inputs, weights))
+
+    def _grown(self, state: MaskedState) -> MaskedState:
+        """``state`` with the units that its elements make computable."""
+        hidden: list[Tensor] = []
+        for index, (layer, upto) in enumerate(zip(self._layers(), self._upto, strict=False)):
+            known, end = state.hidden[index], upto[state.degree]
+            start = known.shape[1]
+            if end > start and index == 0:
+                known = torch.cat([known, self.activation(state.first[:, start:end])], 1)
+            elif end > start:
+                below = hidden[-1]
+                rows = state.weights[index][start:end, : below.shape[1]]
+                known = torch.cat([known, self.activation(F.linear(below, rows, layer.bias[start:end]))], 1)
+            hidden.append(known)
+        return replace(state, hidden=tuple(hidden))
 
     def advance(self, state: MaskedState, columns: slice | Tensor, values: Tensor) -> MaskedState:
-        """The state once the inputs ``columns`` are known to be ``values`` (B, k). Give each input once."""
+        """The state once the inputs ``columns`` are known to be ``values`` (B, k).
+
+        Give them in the order of their degrees, all of one degree together.
+        """
+        places = self._places[columns] if isinstance(columns, slice) else [self._places[i] for i in columns.tolist()]
         first = state.first + F.linear(values, state.weights[0][:, columns])
-        if state.inputs is None:
-            return replace(state, first=first)
-        inputs = state.inputs.clone()
-        inputs[:, columns] = values.to(inputs.dtype)
-        return replace(state, first=first, inputs=inputs)
+        inputs = state.inputs
+        if inputs is not None:
+            inputs = inputs.clone()
+            inputs[:, columns] = values.to(inputs.dtype)
+        return self._grown(replace(state, degree=max(places), first=first, inputs=inputs))
 
     def outputs(self, state: MaskedState, rows: slice | Tensor = slice(None)) -> Tensor:
         """The outputs ``rows``: (B, r). They equal ``forward``'s once every input of lower degree is known."""
-        h = state.first
-        *middle, last = self._layers()[1:]
-        for layer, weight in zip(middle, state.weights[1:], strict=True):
-            h = F.linear(self.activation(h), weight, layer.bias)
-        h = F.linear(self.activation(h), last.masked(rows), last.bias[rows])
-        if self.direct is None or state.inputs is None:
-            return h
-        return h + F.linear(state.inputs, self.direct.masked(rows))
+        below, last = state.hidden[-1], self._layers()[-1]
+        h = F.linear(below, state.weights[len(self._upto)][rows, : below.shape[1]], last.bias[rows])
+        return h if state.inputs is None else h + F.linear(state.inputs, state.weights[-1][rows])
+
+    def unroll(self, z: Tensor, monotone: Monotone, context: Context | None = None) -> Tensor:
+        """The x (B, D) that ``monotone`` pulls to z (B, D) with the parameters this net gives at x.
+
+        Outputs are ordered p · D + i, the inputs' degrees all different.
+        """
+        if monotone.kernel is not None and self._kernel_applies(z, context):
+            from pushforward.kernels.autoregressive import unroll
+
+            first = self._layers()[0].bias[None]
+            vector = context_vector(context, self.context)
+            if self.from_context is not None and vector is not None:
+                first = first + self.from_context(vector)
+            return unroll(z, first, self._pack(), *monotone.kernel)
+        size, columns, state = z.shape[1], [z] * z.shape[1], self.start(len(z), context)
+        for i in self.in_degrees.argsort().tolist():
+            params = self.outputs(state, slice(i, None, size))
+            columns[i] = monotone.push(z[:, i : i + 1], params[:, :, None])
+            state = self.advance(state, slice(i, i + 1), columns[i].to(state.first.dtype))
+        return torch.cat(columns, 1)
+
+    def _kernel_applies(self, z: Tensor, context: Context | None) -> bool:
+        """float32 on the CPU, rectified units, and nobody who asks for gradients."""
+        given = () if context is None or context.vector is None else (context.vector,)
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (z, *given, *self.parameters()))
+        return (
+            isinstance(self.activation, nn.ReLU)
+            and self.direct is None
+            and not learns
+            and z.dtype == self.layers[0].weight.dtype == torch.float32
+            and plain_cpu(z)
+        )
+
+    def _pack(self) -> Packed:
+        """The net as the kernel wants it, made again when a weight has changed."""
+        same = tuple((p._version, p.data_ptr()) for p in self.parameters())
+        if self._kept is None or self._kept[0] != same:
+            self._kept = same, self._packed()
+        return self._kept[1]
+
+    @torch.no_grad()
+    def _packed(self) -> Packed:
+        from pushforward.kernels.autoregressive import Packed
+
+        order, size = self.in_degrees.argsort().cpu(), len(self.in_degrees)
+        first, *middle, last = self._layers()
+        widest = max(layer.out_features for layer in (first, *middle))
+        square, bias = torch.zeros(len(middle), widest, widest), torch.zeros(1 + len(middle), widest)
+        for index, layer in enumerate(middle):
+            square[index, : layer.out_features, : layer.in_features] = layer.masked()
+        for index, layer in enumerate((first, *middle)):
+            bias[index, : layer.out_features] = layer.bias
+        # element by element in their order, each with all of its parameters
+        rows = (order[:, None] + size * torch.arange(last.out_features // size)).flatten()
+        arrays = {
+            "w_in": first.masked()[:, order],
+            "middle": square,
+            "bias": bias,
+            "w_out": last.masked()[rows],
+            "b_out": last.bias[rows],
+        }
+        numbers = {name: t.detach().contiguous().numpy() for name, t in arrays.items()}
+        return Packed(**numbers, upto=np.asarray(self._upto, dtype=np.uint64), order=order.numpy().astype(np.uint64))

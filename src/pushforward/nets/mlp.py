@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from pushforward.core.context import Context
 from pushforward.core.shapes import over
 from pushforward.nets.common import activation_named, context_vector, zeroed
 from pushforward.nets.embed import TimeEmbedding
+from pushforward.nets.linear import Linear, rectified
 
 
 class MLP(nn.Module):
@@ -35,7 +37,7 @@ class MLP(nn.Module):
         super().__init__()
         self.inputs, self.outputs, self.context, self.residual = inputs, outputs, context, residual
         widths = [inputs, *hidden, outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(widths))
         self.from_context = nn.Linear(context, widths[1], bias=False) if context else None
         self.activation = activation_named(activation)
         if zero_last:
@@ -45,9 +47,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         vector = context_vector(context, self.context)
+        shift = self.from_context(vector) if self.from_context is not None and vector is not None else None
+        if isinstance(self.activation, nn.ReLU) and not self.residual:
+            layers = [cast(nn.Linear, layer) for layer in self.layers]
+            return rectified(x, [layer.weight for layer in layers], [layer.bias for layer in layers], shift=shift)
         h = self.layers[0](x)
-        if self.from_context is not None and vector is not None:
-            h = h + self.from_context(vector)
+        h = h if shift is None else h + shift
         skip: Tensor | None = None
         for layer in self.layers[1:]:
             a = self.activation(h)
@@ -83,9 +88,9 @@ class TimeMLP(nn.Module):
         widths = [size, *hidden]
         self.time = TimeEmbedding(embedding, scale)
         self.from_context = nn.Linear(context, embedding, bias=False) if context else None
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(widths))
         self.modulation = nn.ModuleList(nn.Linear(embedding, 2 * b) for b in hidden)
-        last = nn.Linear(widths[-1], self.outputs)
+        last = Linear(widths[-1], self.outputs)
         self.last = zeroed(last) if zero_last else last
 
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
@@ -99,3 +104,21 @@ class TimeMLP(nn.Module):
             a = nn.functional.silu(layer(h) * (1 + scale) + shift)
             h = h + a if index and h.shape == a.shape else a
         return self.last(h)
+
+
+class SteeredMLP(nn.Module):
+    """A function of one number, steered by ``signal`` numbers: t (n, N) and signals (N, signal) to (n, N), smooth in t.
+
+    The signal enters the first layer, whose share of it is computed once for all n.
+    """
+
+    def __init__(self, signal: int, hidden: Sequence[int] = (32, 32)) -> None:
+        super().__init__()
+        self.of_number, self.of_signal = nn.Linear(1, hidden[0]), nn.Linear(signal, hidden[0], bias=False)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise([*hidden, 1]))
+
+    def forward(self, t: Tensor, signal: Tensor) -> Tensor:
+        h = self.of_number(t[..., None]) + self.of_signal(signal)
+        for layer in self.layers:
+            h = layer(h.tanh())
+        return h[..., 0]

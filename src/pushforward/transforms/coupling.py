@@ -1,6 +1,9 @@
-"""Coupling layers: half of the coordinates steer the other half.
+"""Coupling layers: some of the coordinates steer the others.
 
-Additive (NICE, Dinh et al. 2014, arXiv:1410.8516): x_b = z_b + m(z_a), x_a = z_a; the Jacobian is triangular with ones, V = 0.
+    z_a = x_a,    z_b = f(x_b; net(x_a)),    V = Σ_b log ∂z_b/∂x_b
+
+The Jacobian is triangular, whatever the network: both directions cost one pass of it (Dinh et al. 2014, arXiv:1410.8516,
+where f adds; 2016, arXiv:1605.08803, where it scales too; Durkan et al. 2019, arXiv:1906.04032, where it is a spline).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from torch import Tensor
 from pushforward.core.context import Context
 from pushforward.core.random import Draws
 from pushforward.core.transform import Transform
+from pushforward.transforms.monotone import Monotone
 
 Net = Callable[[Tensor, Context | None], Tensor]
 
@@ -22,30 +26,100 @@ def alternating(size: int, parity: int) -> Tensor:
     return torch.arange(size) % 2 == parity % 2
 
 
-class AdditiveCoupling(Transform):
-    """x_b = z_b + net(z_a), where ``stays`` (D,) marks the coordinates a. ``net`` maps (B, |a|) to (B, |b|)."""
+def halves(size: int, parity: int) -> Tensor:
+    """The mask of the coordinates that stay: the first half (rounded up), or for odd ``parity`` the second. Bool (size,)."""
+    return (torch.arange(size) < (size + 1) // 2) == (parity % 2 == 0)
 
-    a: Tensor
-    b: Tensor
+
+def checkerboard(height: int, width: int, parity: int) -> Tensor:
+    """The pixels that stay, like the squares of one colour of a chess board. Bool (height, width)."""
+    return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == parity % 2
+
+
+class Coupling(Transform):
+    """``stays`` (C,) marks the coordinates a of x (B, C), or channels of x (B, C, H, W), that steer the others, b.
+
+    ``net`` maps x_a (B, |a|, …) to (B, P · |b|, …), the parameters of ``monotone`` one after the other, each for all of b.
+    """
+
+    first: Tensor
     back: Tensor
 
-    def __init__(self, stays: Tensor, net: Net) -> None:
+    def __init__(self, stays: Tensor, net: Net, monotone: Monotone) -> None:
         super().__init__()
-        self.register_buffer("a", stays.nonzero().flatten(), persistent=False)
-        self.register_buffer("b", (~stays).nonzero().flatten(), persistent=False)
-        self.register_buffer("back", torch.cat([self.a, self.b]).argsort(), persistent=False)
-        self.net = net
+        stays = stays.bool()
+        order = torch.cat([stays.nonzero().flatten(), (~stays).nonzero().flatten()])
+        self.size, self.kept = len(stays), int(stays.sum())
+        # where a comes first or last as a block, taking it is a view and putting it back one copy
+        self.leading = bool(stays[: self.kept].all())
+        self.trailing = not self.leading and bool(stays[self.size - self.kept :].all())
+        self.register_buffer("first", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+        self.net, self.monotone = net, monotone
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.leading:
+            return x[:, : self.kept], x[:, self.kept :]
+        if self.trailing:
+            return x[:, self.size - self.kept :], x[:, : self.size - self.kept]
+        return x.index_select(1, self.first[: self.kept]), x.index_select(1, self.first[self.kept :])
 
     def _join(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([a, b], 1)[:, self.back]
+        b = b.view(len(b), self.size - self.kept, *a.shape[2:])
+        if self.leading or self.trailing:
+            return torch.cat([a, b] if self.leading else [b, a], 1)
+        return torch.cat([a, b], 1).index_select(1, self.back)
+
+    def _params(self, a: Tensor, context: Context | None) -> Tensor:
+        # under mixed precision a network gives half precision, in which no map could be undone
+        return self.net(a, context).to(a.dtype).reshape(len(a), self.monotone.params, -1)
 
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
-        a = z[:, self.a]
-        return self._join(a, z[:, self.b] + self.net(a, context))
+        a, b = self._split(z)
+        return self._join(a, self.monotone.push(b.flatten(1), self._params(a, context)))
 
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-        a = x[:, self.a]
-        return self._join(a, x[:, self.b] - self.net(a, context)), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        a, b = self._split(x)
+        z, score = self.monotone.pull(b.flatten(1), self._params(a, context))
+        return self._join(a, z), score
 
     def push_scored(self, z: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
-        return self.push(z, context), torch.zeros(len(z), dtype=z.dtype, device=z.device)
+        a, b = self._split(z)
+        x, score = self.monotone.push_scored(b.flatten(1), self._params(a, context))
+        return self._join(a, x), score
+
+
+class CheckerboardCoupling(Transform):
+    """Pixels of x (B, C, H, W) where ``stays`` (H, W) is true steer the others.
+
+    ``net`` maps the picture with the others at zero to (B, P · C, H, W), of which the parameters at the pixels that stay
+    are not used.
+    """
+
+    stays: Tensor
+    moves: Tensor
+
+    def __init__(self, stays: Tensor, channels: int, net: Net, monotone: Monotone) -> None:
+        super().__init__()
+        self.register_buffer("stays", stays, persistent=False)
+        self.register_buffer("moves", (~stays).expand(channels, *stays.shape).flatten().nonzero().flatten(), persistent=False)
+        self.net, self.monotone = net, monotone
+
+    def _split(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+        """The numbers that move (B, M), and their parameters (B, P, M)."""
+        params = self.net(x * self.stays, context).to(x.dtype).reshape(len(x), self.monotone.params, -1)
+        return x.flatten(1).index_select(1, self.moves), params.index_select(2, self.moves)
+
+    def _join(self, x: Tensor, moved: Tensor) -> Tensor:
+        return x.flatten(1).index_copy(1, self.moves, moved).view_as(x)
+
+    def push(self, z: Tensor, context: Context | None = None) -> Tensor:
+        return self._join(z, self.monotone.push(*self._split(z, context)))
+
+    def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+        z, score = self.monotone.pull(*self._split(x, context))
+        return self._join(x, z), score
+
+    def push_scored(self, z: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        x, score = self.monotone.push_scored(*self._split(z, context))
+        return self._join(z, x), score

@@ -3,22 +3,68 @@
 A value k of a grid with step δ stands for the cell (k − δ/2, k + δ/2]. Uniform dequantisation draws x' = k + δ (u − ½); the
 density on the grid, mass of the cell per step, is p(k) = ∫ p(x') du, so V = 0 and the mean of log p(x') is a lower bound
 (Theis et al. 2016, arXiv:1511.01844). With δ = 1, as for pixels and counts, p(k) is the probability of k.
+
+The noise need not be uniform: with u drawn from any q(u | x), V = −log q(u | x), and a q that is learned with the flow
+tightens the bound (variational dequantisation, Ho et al. 2019, arXiv:1902.00275). Uniform noise makes a flow fit the corners
+of a box.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pushforward.core.context import Context
 from pushforward.core.random import Draws
-from pushforward.core.transform import Elementwise
+from pushforward.core.transform import Elementwise, Transform
+
+Noise = Callable[[Tensor, Draws], tuple[Tensor, Tensor]]
+"""Codes x (B, …) to u in (0, 1) of the same shape, float64, and −log q(u | x), (B,)."""
+
+_EDGE = 1e-9  # u stays inside (0, 1) by this much, so that it never rounds to the next level
+
+
+class VariationalNoise(nn.Module):
+    """Noise for codes x (B, C, H, W), drawn by a flow that sees them. With ε standard logistic, one number for each code,
+
+        v = flow.push(ε; x),    u = σ(v),    −log q(u | x) = Σ log σ'(v) − Σ log σ'(ε) − log|det ∂ε/∂v|,
+
+    so that a flow that does nothing draws uniform noise. ``flow`` takes ε of ``shape`` to the shape of x; its
+    ``Context.spatial`` is ``see``(x).
+    """
+
+    like: Tensor
+
+    def __init__(self, flow: Transform, see: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.flow, self.see, self.shape = flow, see, tuple(shape)
+        self.register_buffer("like", torch.zeros(()))
+
+    def forward(self, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """u (B, C, H, W) and −log q(u | x) (B,), both float64."""
+        epsilon = torch.logit(draws.uniform(*self.shape, dtype=torch.float64).clamp(_EDGE, 1 - _EDGE))
+        v, score = self.flow.push_scored(epsilon.to(self.like.dtype), Context(spatial=self.see(x)))
+        v = v.double()
+        return v.sigmoid().clamp(_EDGE, 1 - _EDGE), _log_slope(v) - _log_slope(epsilon) - score
+
+
+def _log_slope(v: Tensor) -> Tensor:
+    """Σ log σ'(v), (B,)."""
+    return (F.logsigmoid(v) + F.logsigmoid(-v)).flatten(1).sum(1)
+
+
+def _uniform(x: Tensor, draws: Draws, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return draws.uniform(*x.shape[1:], dtype=dtype), torch.zeros(len(x), dtype=dtype, device=x.device)
 
 
 class Dequantise(Elementwise):
     """Grids of step ``resolution``, a number or one per coordinate of the last dimension; step 0 leaves a number as it is.
 
-    ``bounds`` (lower, upper) clamp what ``push`` rounds to, as pixel values need.
+    ``bounds`` (lower, upper) clamp what ``push`` rounds to, as pixel values need. ``noise`` draws u, where it is not uniform.
     """
 
     resolution: Tensor
@@ -27,8 +73,14 @@ class Dequantise(Elementwise):
     stochastic = True
     tight = False
 
-    def __init__(self, resolution: float | Tensor = 1.0, bounds: tuple[float | Tensor, float | Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        resolution: float | Tensor = 1.0,
+        bounds: tuple[float | Tensor, float | Tensor] | None = None,
+        noise: Noise | None = None,
+    ) -> None:
         super().__init__()
+        self.noise = noise
         self.register_buffer("resolution", torch.as_tensor(resolution, dtype=torch.float64))
         lower, upper = bounds if bounds is not None else (-torch.inf, torch.inf)
         self.register_buffer("lower", torch.as_tensor(lower, dtype=torch.float64), persistent=False)
@@ -42,8 +94,8 @@ class Dequantise(Elementwise):
 
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         draws = draws or Draws(0, 0, len(x), device=x.device)
-        noise = draws.uniform(*x.shape[1:], dtype=self.resolution.dtype) - 0.5
-        return x + self.resolution * noise, torch.zeros(len(x), dtype=self.resolution.dtype, device=x.device)
+        u, score = _uniform(x, draws, self.resolution.dtype) if self.noise is None else self.noise(x, draws)
+        return x + self.resolution * (u - 0.5), score
 
 
 class LevelBands(Elementwise):
@@ -53,6 +105,11 @@ class LevelBands(Elementwise):
     uniformly in a band of that interval, at most ``width`` wide, so V = log(width of the band); ``push`` gives the level
     whose interval z is in. A frequent level such as a black background is then a narrow line with room for error on both sides,
     which a network learns easily, where spreading it over its whole interval would bury pictures in noise.
+
+    A uniform band is a box, which affine layers under a normal base cannot match: a quarter of a bit a pixel. With ``bell``
+    the noise of a level whose interval is wider than ``width`` is normal instead, with the deviation of the band, cut off at
+    the ends of the interval, and V = −log of its density. ``noise`` draws the u in (0, 1) of which either is the quantile,
+    where it is not uniform.
     """
 
     edges: Tensor
@@ -62,8 +119,18 @@ class LevelBands(Elementwise):
     stochastic = True
     tight = False
 
-    def __init__(self, shape: tuple[int, ...], levels: int, width: float = 0.6, pseudo: float = 0.5) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        levels: int,
+        width: float = 0.6,
+        pseudo: float = 0.5,
+        *,
+        bell: bool = False,
+        noise: Noise | None = None,
+    ) -> None:
         super().__init__()
+        self.bell, self.noise = bell, noise
         self.shape, self.levels, self.width, self.pseudo = tuple(shape), levels, width, pseudo
         channels = self.shape[0]
         for name, size in (("edges", levels + 1), ("low", levels), ("wide", levels)):
@@ -104,6 +171,21 @@ class LevelBands(Elementwise):
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         draws = draws or Draws(0, 0, len(x), device=x.device)
         codes = x.long()
+        u, score = _uniform(x, draws, self.wide.dtype) if self.noise is None else self.noise(x, draws)
         wide = self._of(self.wide, codes)
-        z = self._of(self.low, codes) + wide * draws.uniform(*self.shape, dtype=wide.dtype)
-        return z.to(self.like.dtype), wide.log().flatten(1).sum(1)
+        z, slope = self._of(self.low, codes) + wide * u, wide.log()
+        if self.bell:
+            bell, steepness = self._quantile(codes, u)
+            frequent = wide >= self.width * (1 - 1e-9)
+            z, slope = torch.where(frequent, bell, z), torch.where(frequent, steepness, slope)
+        return z.to(self.like.dtype), score + slope.flatten(1).sum(1)
+
+    def _quantile(self, codes: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """z with z ~ N(middle, σ²) inside the interval of its level when u is uniform, and log ∂z/∂u."""
+        sigma = self.width / 12**0.5
+        middle = self.low + self.wide / 2
+        start, stop = (torch.special.ndtr((e - middle) / sigma) for e in (self.edges[:, :-1], self.edges[:, 1:]))
+        mass = self._of(stop - start, codes)
+        z = torch.special.ndtri((self._of(start, codes) + mass * u).clamp(_EDGE, 1 - _EDGE))
+        slope = mass.log() + math.log(sigma) + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
+        return self._of(middle, codes) + sigma * z, slope

@@ -5,8 +5,8 @@ learn is only how the coordinates hang together; doing nothing is already the in
 
 * levels (categories, booleans, pixels): level k with frequency w_k owns the interval [c_k, c_k + w_k) of [0, 1). pull draws
   q uniformly in it and z = Φ⁻¹(q). q(z | k) has density φ(z)/w_k, so V = log w_k − log φ(z).
-* numbers: dequantised where they lie on a grid, then a monotone piecewise-linear map through matched quantiles of the data and
-  of N(0, 1); V = Σ log dz/dx.
+* numbers: dequantised where they lie on a grid, taken to the whole line where they have bounds (transforms/support), then a
+  monotone piecewise-linear map through matched quantiles of the data and of N(0, 1); V = Σ log dz/dx.
 * missing numbers: a level column says that the number is missing; the number itself, unknown, is drawn as z ~ N(0, 1) with
   V = −log φ(z) (the bound is then on the log-probability of what was seen, gap included), or kept NaN for models that
   integrate it out.
@@ -15,7 +15,7 @@ learn is only how the coordinates hang together; doing nothing is already the in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,14 +25,25 @@ from pushforward.core.random import Draws
 from pushforward.core.schema import Column
 from pushforward.core.transform import Elementwise
 from pushforward.transforms.quantise import Dequantise
+from pushforward.transforms.support import Support
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _PULLED = 4096  # rows that prepare hands on: statistics want all, layers behind them a sample
 _EDGE = 1e-13  # Φ⁻¹ stays finite, |z| < 7.4
+_FREE = (-math.inf, math.inf)
 
 
 def _log_normal(z: Tensor) -> Tensor:
     return -0.5 * z.square() - _HALF_LOG_2PI
+
+
+def _on_grid(ends: Tensor, steps: Tensor, towards: Callable[[Tensor], Tensor]) -> Tensor:
+    """The outermost values of grids that bounds leave in; the bounds themselves where there is no grid."""
+    whole = torch.where(steps > 0, steps, 1.0)
+    # bounds are decimal too: 0.3 is on the grid of step 0.1 though 0.3 / 0.1 is a little less than 3
+    near = (ends / whole).round()
+    count = torch.where((ends / whole - near).abs() < 1e-6, near, towards(ends / whole))
+    return torch.where(steps > 0, count * whole, ends)
 
 
 class LevelMarginals(Elementwise):
@@ -101,19 +112,33 @@ class LevelMarginals(Elementwise):
 class NumberMarginals(Elementwise):
     """Numbers (B, D) ↔ z (B, D): a monotone piecewise-linear map through ``knots`` matched quantiles, linear in the tails.
 
-    ``resolutions`` are the steps of the grids the numbers lie on, 0 for continuous ones. NaN, a missing number, is drawn from
-    N(0, 1) when ``fill`` is true and stays NaN otherwise.
+    ``resolutions`` are the steps of the grids the numbers lie on, 0 for continuous ones. ``bounds`` are the ends of each
+    coordinate, or None; every number that ``push`` gives is between them. NaN, a missing number, is drawn from N(0, 1) when
+    ``fill`` is true and stays NaN otherwise.
     """
 
     knots_x: Tensor
     knots_z: Tensor
     like: Tensor
 
-    def __init__(self, resolutions: Sequence[float], *, fill: bool = True, gaps: bool = False, knots: int = 64) -> None:
+    def __init__(
+        self,
+        resolutions: Sequence[float],
+        *,
+        fill: bool = True,
+        gaps: bool = False,
+        knots: int = 64,
+        bounds: Sequence[tuple[float, float] | None] | None = None,
+    ) -> None:
         super().__init__()
         size = len(resolutions)
         self.fill, self.gaps = fill, gaps
-        self.grid = Dequantise(torch.tensor(list(resolutions), dtype=torch.float64)) if any(resolutions) else None
+        steps = torch.tensor(list(resolutions), dtype=torch.float64)
+        ends = torch.tensor([b or _FREE for b in bounds or [None] * size], dtype=torch.float64).view(size, 2)
+        low, high = _on_grid(ends[:, 0], steps, torch.ceil), _on_grid(ends[:, 1], steps, torch.floor)
+        self.grid = Dequantise(steps, (low, high)) if any(resolutions) else None
+        # dequantised numbers fill the cells of the outermost values
+        self.support = Support(low - steps / 2, high + steps / 2) if bool(ends.isfinite().any()) else None
         self.stochastic = self.grid is not None or gaps
         self.tight = self.grid is None
         line = torch.linspace(-4, 4, knots, dtype=torch.float64)
@@ -122,8 +147,10 @@ class NumberMarginals(Elementwise):
         self.register_buffer("like", torch.zeros(()))
 
     def prepare(self, x: Tensor, context: Context | None = None) -> Tensor:
-        spread = self.grid.pull(x)[0] if self.grid is not None else x
-        for d, column in enumerate(spread.to(self.knots_x.dtype).unbind(1)):
+        spread = (self.grid.pull(x)[0] if self.grid is not None else x).to(self.knots_x.dtype)
+        if self.support is not None:
+            spread = self.support.prepare(spread)
+        for d, column in enumerate(spread.unbind(1)):
             self._fit_column(d, column[~column.isnan()])
         return self.pull(x[:_PULLED])[0]
 
@@ -161,15 +188,33 @@ class NumberMarginals(Elementwise):
         return y0 + slope * (value - x0), slope.log()
 
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
-        x, _ = self._through(z.to(self.knots_z.dtype), self.knots_z, self.knots_x)
+        x, _ = self._push_each(z)
         return self.grid.push(x) if self.grid is not None else x
+
+    def _push_each(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers before they are put on their grids, and the log slopes dz/dx there."""
+        x, score = self._through(z.to(self.knots_z.dtype), self.knots_z, self.knots_x)
+        if self.support is None:
+            return x, -score
+        x, bent = self.support.push_each(x)
+        return x, bent - score
+
+    def push_scored(self, z: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        if self.stochastic:
+            return super().push_scored(z, context)
+        x, score = self._push_each(z)
+        return x, score.sum(1)
 
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         draws = draws or Draws(0, 0, len(x), device=x.device)
         x = x.to(self.knots_x.dtype)
         if self.grid is not None:
             x = self.grid.pull(x, None, draws)[0]
+        bent: Tensor | float = 0.0
+        if self.support is not None:
+            x, bent = self.support.pull_each(x)
         z, score = self._through(x, self.knots_x, self.knots_z)
+        score = score + bent
         if self.gaps:
             gap = x.isnan()
             score = score.masked_fill(gap, 0.0)
@@ -242,8 +287,9 @@ def _resolutions(columns: Sequence[Column]) -> list[float]:
 
 def table_marginals(columns: Sequence[Column], *, fill: bool = True) -> TableMap:
     """Every coordinate standard normal. With ``fill`` gaps are drawn from N(0, 1), else they stay NaN."""
-    counts, gapped = _counts(columns), _places(columns)[2]
-    numbers = NumberMarginals(_resolutions(columns), fill=fill, gaps=bool(gapped))
+    counts, (at, _, gapped) = _counts(columns), _places(columns)
+    bounds = [columns[i].bounds for i in at]
+    numbers = NumberMarginals(_resolutions(columns), fill=fill, gaps=bool(gapped), bounds=bounds)
     return TableMap(columns, numbers, LevelMarginals((len(counts),), counts))
 
 

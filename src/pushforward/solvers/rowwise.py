@@ -1,0 +1,142 @@
+"""An adaptive Runge–Kutta method in which every row of a batch has its own time and its own steps.
+
+A step that all rows share is as short as the worst of them asks for, or, with an error averaged over rows, too long for the
+worst. Here each row reaches the tolerance for itself and stops when it is done, so that what comes out for a row does not
+depend on the rows beside it, and a batch costs the sum of what its rows need. The controller is that of solvers/adaptive, in
+tensors.
+
+An integrand g is integrated along the way by Gauss's rule with one point more than the order of the method asks for:
+divergences vary faster than paths. On fields trained on toys the error of three points to a step of Dormand and Prince's
+method was ten times that of the path, and with four no larger than it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pushforward.core.shapes import over
+from pushforward.solvers.adaptive import CALM, GROW, SAFETY, SHRINK, Limits, exponents, not_finite
+from pushforward.solvers.steps import Solution, weighted
+from pushforward.solvers.tableau import embedded_named, gauss
+
+Given = tuple[Tensor, ...]
+RowField = Callable[[Tensor, Tensor, Given], Tensor]
+
+
+def rowwise(
+    f: RowField,
+    y: Tensor,
+    start: float,
+    stop: float,
+    *,
+    given: Given = (),
+    integrand: RowField | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+    max_evaluations: int = 100_000,
+    method: str = "dopri5",
+) -> Solution:
+    """Integrate dy/dt = f(t (A,), y (A, …), given) of each row of ``y`` (B, …) from ``start`` to ``stop``, either way.
+
+    ``f`` and ``integrand`` are asked for the A rows that are still under way, with their part of ``given``, the tensors (B,
+    …) that belong to rows; ``integrand`` gives (A,) or (A, Q). The error of each step is below atol + rtol·|y| in the RMS of
+    the row. ``evaluations`` and ``steps`` count calls and rounds of the rows together. Raises PushforwardError as
+    ``adaptive``.
+    """
+    tableau, error_row = embedded_named(method)
+    limits, (alpha, beta) = Limits(max_steps, max_evaluations), exponents(tableau.order)
+    if start == stop:
+        return Solution((y,), 0, 0)
+    rule = gauss(tableau, -(-tableau.order // 2) + 1) if integrand is not None else ()
+    nodes = y.new_tensor([*tableau.c[1:], *(theta for theta, _, _ in rule)])[:, None]
+    mixes = y.new_tensor([error_row, *(row for _, _, row in rule)])
+    weights = tuple(weight for _, weight, _ in rule)
+
+    end = y.new_full((len(y),), stop)
+    t, rows, first = (
+        torch.full_like(end, start),
+        torch.arange(len(y), device=y.device),
+        f(torch.full_like(end, start), y, given),
+    )
+    if not bool(first.isfinite().all()):
+        raise not_finite(start)
+    h = _first_steps(f, t, y, given, first, stop - start, rtol, atol, tableau.order)
+    before, total = torch.ones_like(t), None
+    parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    evaluations, steps, rejected = 2, 0, 0
+    while True:
+        last = h.abs() >= (end - t).abs()
+        h = torch.where(last, end - t, h)
+        wide, times = over(h, y), torch.addcmul(t, nodes, h).unbind()
+        slopes, proposal = [first], y
+        for time, row in zip(times, tableau.a[1:], strict=False):
+            proposal = torch.addcmul(y, wide, weighted(slopes, row))
+            slopes.append(f(time, proposal, given))
+        evaluations, steps = evaluations + len(slopes) - 1, steps + 1
+        mixed = torch.tensordot(mixes, torch.stack(slopes), 1)  # one product for all combinations of the slopes
+        with torch.no_grad():
+            r = _rms(wide * mixed[0], torch.maximum(y.abs(), proposal.abs()), rtol, atol)
+            accepted = r <= 1
+            done = accepted & last
+            finished, kept = torch.stack([done.sum(), accepted.sum()]).tolist()
+            growth = (SAFETY * r.clamp(min=1e-10).pow(-alpha) * before.pow(beta)).clamp(SHRINK, GROW)
+            calm = r.clamp(min=CALM)
+        part: Tensor | None = None
+        if integrand is not None:
+            places = torch.addcmul(y, wide, mixed[1:]).unbind()
+            values = [integrand(time, place, given) for time, place in zip(times[len(slopes) - 1 :], places, strict=True)]
+            part = weighted(values, weights)
+            part = over(h, part) * part
+        if kept == len(y):
+            t, y, first, before = torch.where(last, end, t + h), proposal, slopes[-1], calm
+        else:
+            rejected += 1
+            lost = ~r.isfinite() & (h.abs() < 1e-8 * abs(stop - start))
+            if bool(lost.any()):
+                raise not_finite(float(t[lost][0]))
+            good = over(accepted, y)
+            t = torch.where(accepted, torch.where(last, end, t + h), t)
+            y, first = torch.where(good, proposal, y), torch.where(good, slopes[-1], first)
+            before = torch.where(accepted, calm, before)
+            growth = torch.where(accepted, growth, growth.nan_to_num(0.1).clamp(max=SAFETY))
+            part = None if part is None else torch.where(over(accepted, part), part, torch.zeros_like(part))
+        total = part if total is None or part is None else total + part
+        if finished == len(y):
+            parts.append((rows, y, total))
+            break
+        h = h * growth
+        if steps >= max_steps or evaluations >= max_evaluations:
+            limits.check(steps, evaluations, float(t[~done][0]), stop)
+        if finished * 8 >= len(y):  # else the rows that are done wait where they are, by steps of no length
+            parts.append((rows[done], y[done], None if total is None else total[done]))
+            left = (~done).nonzero().flatten()
+            rows, end, t, h, before, y, first = (v[left] for v in (rows, end, t, h, before, y, first))
+            total, given = None if total is None else total[left], tuple(v[left] for v in given)
+    order = torch.cat([r for r, _, _ in parts]).argsort()
+    y = torch.cat([v for _, v, _ in parts])[order]
+    total = None if total is None else torch.cat([v for _, _, v in parts if v is not None])[order]
+    return Solution((y,), evaluations, steps, rejected, integral=total)
+
+
+def _rms(error: Tensor, size: Tensor, rtol: float, atol: float) -> Tensor:
+    """The root mean square of error / (atol + rtol · size) over each row, (A,)."""
+    return (error / (atol + rtol * size)).square().flatten(1).mean(1).sqrt()
+
+
+@torch.no_grad()
+def _first_steps(
+    f: RowField, t: Tensor, y: Tensor, given: Given, first: Tensor, span: float, rtol: float, atol: float, order: int
+) -> Tensor:
+    """Steps (A,) for the start, as in ``adaptive``; rows that do not move at all try the whole way."""
+    direction = 1.0 if span > 0 else -1.0
+    size, speed = _rms(y, y.abs(), rtol, atol), _rms(first, y.abs(), rtol, atol)
+    trial = torch.where((size > 1e-5) & (speed > 1e-5), 0.01 * size / speed, torch.full_like(size, 1e-6)).clamp(max=abs(span))
+    moved = torch.addcmul(y, over(direction * trial, y), first)
+    bend = _rms(f(t + direction * trial, moved, given) - first, y.abs(), rtol, atol) / trial
+    top = torch.maximum(speed, bend.nan_to_num(0.0))
+    h = torch.minimum(top.pow(-1 / order), 1000 * trial)
+    return direction * torch.where(top > 1e-15, h, torch.full_like(h, abs(span))).clamp(max=abs(span))
