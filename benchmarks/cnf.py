@@ -1,8 +1,9 @@
 """The likelihood of 1000 rows under a continuous flow: ours, torchdiffeq with a loop over coordinates, zuko; the same weights.
 
-The trace is exact and the solver Dormand–Prince at rtol = atol = 1e-5 on all sides. Weights are those of a short fit to a mixture, for
-a field that has learned something is harder to follow than a random one. Each error is the root mean square of log p against a
-solution in float64 at 1e-11. Further lines give ours the loosest tolerance of a ladder at which it errs no more than a peer.
+The trace is exact and the solver Dormand–Prince at rtol = atol = 1e-5 on all sides. Weights are those of a short
+fit to a mixture, for a field that has learned something is harder to follow than a random one. Each error is the root mean
+square of log p against a solution in float64 at 1e-11. Further lines give ours the loosest tolerance of a ladder at which it
+errs no more than a peer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import harness
 import torch
@@ -21,7 +23,15 @@ from pushforward.transforms.ode import ODE
 
 ROWS, TOLERANCE = 1000, 1e-5
 LADDER = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, TOLERANCE)  # loosest first
-CELLS = ((2, (64, 64)), (16, (64, 64)), (16, (128, 128)), (64, (128, 128)), (2, (64, 64, 64)), (16, (64, 64, 64)), (16, (128,) * 3))
+CELLS = (
+    (2, (64, 64)),
+    (16, (64, 64)),
+    (16, (128, 128)),
+    (64, (128, 128)),
+    (2, (64, 64, 64)),
+    (16, (64, 64, 64)),
+    (16, (128,) * 3),
+)
 QUICK = ((2, (64, 64)), (16, (64, 64)), (16, (64, 64, 64)))
 TARGETS = {2: 10.0, 3: 3.0}  # by the number of hidden layers
 
@@ -110,8 +120,8 @@ def rows(quick: bool = False) -> list[harness.Entry]:
             against.append((f"at {name}'s error", (name,), loose))
         for label, names, tolerance in against:
             mine = f"ours, {tolerance:g}"
-            sides: dict[str, Callable[[], Tensor]] = {n: lambda f=others[n]: f(field, x) for n in names}
-            sides[mine] = lambda tolerance=tolerance: ours(field, x, tolerance)
+            sides: dict[str, Callable[[], object]] = {name: partial(others[name], field, x) for name in names}
+            sides[mine] = partial(ours, field, x, tolerance)
             entries.append(
                 harness.by_turns(
                     f"cnf D={size} {'×'.join(map(str, hidden))}, {label}",

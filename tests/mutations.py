@@ -43,7 +43,7 @@ class Fault:
     selection: str
 
 
-_KERNELS, _PEERS = "kernels", "transforms/test_transforms_peers.py"
+_PEERS = "transforms/test_transforms_peers.py"
 
 FAULTS = (
     Fault(
@@ -68,6 +68,48 @@ FAULTS = (
         _BIJECTIONS,
     ),
     Fault(
+        "another bound of the scale than the field's",
+        "transforms/monotone.py",
+        "self.bound = -math.log(slope)",
+        "self.bound = -2 * math.log(slope)",
+        _PEERS,
+    ),
+    Fault(
+        "slopes of a spline at its ends not one",
+        "transforms/spline.py",
+        "self.offset = math.log(math.expm1(1 - floor))",
+        "self.offset = math.log(math.expm1(1.0))",
+        _PEERS,
+    ),
+    Fault(
+        "gradients through units at rest",
+        "nets/linear.py",
+        "g = g * (above > 0) if again else torch.ops.aten.threshold_backward(g, above, 0)",
+        "g = g * (above > 0) if again else g",
+        "nets/test_linear.py",
+    ),
+    Fault(
+        "gradient of an inverse with the wrong sign",
+        "transforms/rootfinding.py",
+        "return x - (error - error.detach())",
+        "return x + (error - error.detach())",
+        "transforms/test_transforms_rootfinding.py",
+    ),
+    Fault(
+        "sum of squares that starts anywhere",
+        "transforms/polynomial.py",
+        "(1 - s) * (1 + s) * q.square()",
+        "q.square()",
+        "transforms/test_transforms_polynomial.py",
+    ),
+    Fault(
+        "two slopes where a circle closes",
+        "transforms/circular.py",
+        "torch.cat([raw, raw[:, :1]], 1)",
+        "torch.cat([raw, raw[:, -1:]], 1)",
+        "transforms/test_transforms_circular.py",
+    ),
+    Fault(
         "the wrong half steers",
         "transforms/coupling.py",
         "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",
@@ -79,21 +121,21 @@ FAULTS = (
         "kernels/spline.py",
         "s[SHARE * L + i] = share + own if here else share",
         "s[SHARE * L + i] = share",
-        _KERNELS,
+        "kernels/test_kernels_spline.py",
     ),
     Fault(
         "an affine gradient deaf to V",
         "kernels/affine.py",
         "(scaled * s[X * L + i] + s[V * L + i]) * share * share",
         "(scaled * s[X * L + i]) * share * share",
-        _KERNELS,
+        "kernels/test_kernels_affine.py",
     ),
     Fault(
         "units found too late when an autoregressive layer is undone",
         "kernels/autoregressive.py",
         "old = upto[l, k - _1] if k > _0 else _0",
         "old = upto[l, k]",
-        _KERNELS,
+        "kernels/test_kernels_autoregressive.py",
     ),
     Fault(
         "sign of V flipped",
@@ -126,15 +168,15 @@ FAULTS = (
     Fault(
         "dequantisation scored by its step",
         "transforms/quantise.py",
-        "return x + self.resolution * noise, torch.zeros(len(x), dtype=self.resolution.dtype, device=x.device)",
-        "return x + self.resolution * noise, self.resolution.clamp(min=1e-9).log().sum().expand(len(x))",
+        "return x + self.resolution * (u - 0.5), score",
+        "return x + self.resolution * (u - 0.5), score + self.resolution.clamp(min=1e-9).log().sum()",
         _BIJECTIONS,
     ),
     Fault(
         "width of a level's band doubled in V",
         "transforms/quantise.py",
-        "return z.to(self.like.dtype), wide.log().flatten(1).sum(1)",
-        "return z.to(self.like.dtype), (2 * wide).log().flatten(1).sum(1)",
+        "z, slope = self._of(self.low, codes) + wide * u, wide.log()",
+        "z, slope = self._of(self.low, codes) + wide * u, (2 * wide).log()",
         "transforms/test_transforms_levels.py",
     ),
     Fault(
@@ -147,11 +189,11 @@ FAULTS = (
     Fault(
         "trace halved",
         "solvers/divergence.py",
-        "trace = trace + row.flatten(1)[:, i]",
-        "trace = trace + 0.5 * row.flatten(1)[:, i]",
-        _SOLVERS,
+        "trace = trace + found.flatten(2)[torch.arange(len(index)), :, index].sum(0)",
+        "trace = trace + 0.5 * found.flatten(2)[torch.arange(len(index)), :, index].sum(0)",
+        "solvers/test_divergence.py",
     ),
-    Fault("a tableau's node wrong", "solvers/ode.py", "(44 / 45, -56 / 15, 32 / 9)", "(44 / 45, -55 / 15, 32 / 9)", _SOLVERS),
+    Fault("a tableau's node wrong", "solvers/tableau.py", "(44 / 45, -56 / 15, 32 / 9)", "(44 / 45, -55 / 15, 32 / 9)", _SOLVERS),
     Fault(
         "base without ½ log 2π",
         "core/distribution.py",

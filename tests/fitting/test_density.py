@@ -120,6 +120,8 @@ def test_bounds_are_kept_and_a_density_with_an_edge_is_found() -> None:
     truth = 0.5 * math.log(math.pi / 2) - math.log(12)
     assert summary.log_normaliser.value == pytest.approx(truth, abs=4 * summary.log_normaliser.standard_error + 0.01)
     assert summary.efficiency > 0.7
+    assert found.seen is not None  # the search for a start works without the flow, and has no edges where it works
+    assert found.seen.log_normaliser.value == pytest.approx(truth, abs=0.05)
     assert found.fitted.schema.example.bounds == ((0.0, math.inf), (0.0, 1.0))  # type: ignore[attr-defined]
 
 
@@ -300,3 +302,12 @@ def test_a_table_of_numbers_is_an_example_too() -> None:
     assert list(frame.columns) == ["a", "b"]
     assert frame["a"].min() >= 0
     assert found.importance(3000).log_normaliser.value == pytest.approx(0.5 * math.log(2 * math.pi), abs=0.1)
+
+
+def test_a_density_that_is_only_estimated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Flow.__init__
+    monkeypatch.setattr(
+        Flow, "__init__", lambda self, *given, **options: build(self, *given, weights_are_exact=False, **options)
+    )
+    with pytest.raises(Unsupported, match="nice with these options estimates its own density"):
+        pf.fit_to_density(gaussian, 3, "nice", steps=2, **SMALL)

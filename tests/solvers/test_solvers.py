@@ -11,7 +11,6 @@ from torch import Tensor
 from pushforward.core.errors import PushforwardError
 from pushforward.paths.schedule import SCHEDULES
 from pushforward.solvers import ode
-from pushforward.solvers.tableau import gauss
 
 WIDE = torch.float64
 A = torch.tensor([[-0.6, 2.1, 0.3], [-1.7, 0.2, 0.4], [0.1, -0.5, -1.1]], dtype=WIDE)
@@ -178,7 +177,7 @@ def test_order_of_integrals_along_the_way(method: str) -> None:
 
 def test_gauss_rules_are_exact_for_polynomials() -> None:
     for points in (1, 2, 3, 4):
-        rule = gauss(ode.METHODS["dopri5"], points)
+        rule = ode.METHODS["dopri5"].gauss[points]
         for k in range(2 * points):
             assert sum(weight * theta**k for theta, weight, _ in rule) == pytest.approx(1 / (k + 1), abs=1e-14)
         assert all(row == ode.METHODS["dopri5"].between(theta) for theta, _, row in rule)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ALL = ("vector", "table", "image", "tokens")
 _CONTINUOUS = ("vector", "table", "image")
-_FLOWS = ("flows", "glow", "continuous")  # the modules of flows
+_FLOW_MODULES = ("flows", "glow", "continuous")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Family:
     @property
     def flow(self) -> bool:
         """Whether it is a flow: a base distribution pushed through a transform, and more than independent marginals."""
-        return self.place.split(":")[0] in _FLOWS
+        return self.place.split(":")[0] in _FLOW_MODULES
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """Options from names and values. Raises RecipeError for an unknown name or a value of the wrong type."""
@@ -129,6 +129,49 @@ def _family(
     return Family(name, title, source, place, tuple(verbs.split()), density, kinds, **rest)
 
 
+_FLOW_FAMILIES = (
+    (
+        *("nice", "additive couplings with exact density", "Dinh et al. 2014, arXiv:1410.8516"),
+        *("flows:NiceOptions:nice", "exact", 4000),
+    ),
+    (
+        *("realnvp", "affine couplings; of images level by level", "Dinh et al. 2016, arXiv:1605.08803"),
+        *("flows:RealNvpOptions:realnvp", "exact", 4000),
+    ),
+    (
+        *(
+            "glow",
+            "couplings between learned linear maps; of images level by level",
+            "Kingma & Dhariwal 2018, arXiv:1807.03039",
+        ),
+        *("glow:GlowOptions:glow", "exact", 4000),
+    ),
+    (
+        *("maf", "masked autoregressive flow: scores in one pass", "Papamakarios et al. 2017, arXiv:1705.07057"),
+        *("flows:MafOptions:maf", "exact", 4000),
+    ),
+    (
+        *("iaf", "inverse autoregressive flow: samples in one pass", "Kingma et al. 2016, arXiv:1606.04934"),
+        *("flows:IafOptions:iaf", "exact", 1000),
+    ),
+    (
+        *("nsf", "neural spline flow: rational-quadratic couplings", "Durkan et al. 2019, arXiv:1906.04032"),
+        *("flows:NsfOptions:nsf", "exact", 4000),
+    ),
+    (
+        *("nsf-ar", "autoregressive neural spline flow", "Durkan et al. 2019, arXiv:1906.04032"),
+        *("flows:NsfArOptions:nsf_ar", "exact", 4000),
+    ),
+    (
+        *("naf", "neural autoregressive flow: numbers through monotone networks", "Huang et al. 2018, arXiv:1804.00779"),
+        *("flows:NafOptions:naf", "exact", 3000),
+    ),
+    (
+        *("cnf", "continuous flow: an ODE trained by likelihood", "Chen et al. 2018, arXiv:1806.07366"),
+        *("continuous:CnfOptions:cnf", "ode", 2000),
+    ),
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
@@ -153,82 +196,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 _CONTINUOUS,
                 baseline=True,
             ),
-            _family(
-                "nice",
-                "additive couplings with exact density",
-                "Dinh et al. 2014, arXiv:1410.8516",
-                "flows:NiceOptions:nice",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
-            ),
-            _family(
-                "realnvp",
-                "affine couplings with exact density",
-                "Dinh et al. 2016, arXiv:1605.08803",
-                "flows:RealNvpOptions:realnvp",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
-            ),
-            _family(
-                "maf",
-                "masked autoregressive flow: scores in one pass",
-                "Papamakarios et al. 2017, arXiv:1705.07057",
-                "flows:MafOptions:maf",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
-            ),
-            _family(
-                "iaf",
-                "inverse autoregressive flow: samples in one pass",
-                "Kingma et al. 2016, arXiv:1606.04934",
-                "flows:IafOptions:iaf",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 1000},
-            ),
-            _family(
-                "nsf",
-                "neural spline flow: rational-quadratic couplings",
-                "Durkan et al. 2019, arXiv:1906.04032",
-                "flows:NsfOptions:nsf",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
-            ),
-            _family(
-                "nsf-ar",
-                "autoregressive neural spline flow",
-                "Durkan et al. 2019, arXiv:1906.04032",
-                "flows:NsfArOptions:nsf_ar",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
-            ),
-            _family(
-                "naf",
-                "neural autoregressive flow: every number through a monotone network",
-                "Huang et al. 2018, arXiv:1804.00779",
-                "flows:NafOptions:naf",
-                "sample score encode complete",
-                "exact",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 4000},
+            *(
+                _family(
+                    *(name, title, source, place, "sample score encode complete", density, _CONTINUOUS),
+                    conditions=True,
+                    training={"learning_rate": 1e-3, "steps": steps},
+                )
+                for name, title, source, place, density, steps in _FLOW_FAMILIES
             ),
             _family(
                 "gmm",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from pushforward.catalog.glow import realnvp_image
 from pushforward.catalog.parts import vector_marginals
 from pushforward.core.context import Conditioner
 from pushforward.core.distribution import BASES
-from pushforward.core.schema import Schema
+from pushforward.core.schema import Image, Schema
 from pushforward.core.transform import Compose, Transform
 from pushforward.models.flow import Flow
 from pushforward.nets.masked import MaskedMLP
@@ -209,17 +210,30 @@ def nsf_ar(schema: Schema, config: NsfArOptions) -> Flow:
 class RealNvpOptions:
     """Options of RealNVP.
 
-    transforms: number of coupling layers. hidden: widths of each coupling's network. base: the noise.
+    transforms: number of coupling layers, at each level for images. hidden: widths of each coupling's network (default 128
+    128), or channels of its convolutions (64 64). levels, dequantisation: of images, as Glow's. base: the noise.
     """
 
     transforms: int = 6
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] | None = None
+    levels: int | None = None
+    dequantisation: str = "uniform"
     base: str = "normal"
 
 
 def realnvp(schema: Schema, config: RealNvpOptions) -> Flow:
-    """Affine couplings (Dinh et al. 2016, arXiv:1605.08803)."""
-    return _flow(schema, config.base, lambda size, given: couplings(size, config.transforms, config.hidden, Affine, given))
+    """Affine couplings (Dinh et al. 2016, arXiv:1605.08803); of images with checkerboards, level by level."""
+    if isinstance(schema.example, Image):
+        return realnvp_image(
+            schema,
+            transforms=config.transforms,
+            levels=config.levels,
+            hidden=config.hidden or (64, 64),
+            dequantisation=config.dequantisation,
+            base=config.base,
+        )
+    hidden = config.hidden or (128, 128)
+    return _flow(schema, config.base, lambda size, given: couplings(size, config.transforms, hidden, Affine, given))
 
 
 @dataclass(frozen=True)

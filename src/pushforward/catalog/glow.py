@@ -85,7 +85,7 @@ def glow(schema: Schema, config: GlowOptions) -> Flow:
     parts: list[Transform] = []
     for _ in range(config.transforms):
         if size > 1:
-            stays, f = halves(size, 0), Affine()
+            stays, f = halves(size, 0), Affine(_SLOPE)
             a = int(stays.sum())
             hidden = config.hidden or (128, 128)
             net = MLP(a, f.params * (size - a), hidden, context=conditioner.width, activation="relu", zero_last=True)

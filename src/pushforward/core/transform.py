@@ -21,6 +21,8 @@ class Transform(nn.Module, ABC):
     """Latent z ↔ data x, both with the batch first. ``stochastic`` maps use ``draws`` in ``pull``; bijections ignore it."""
 
     stochastic: bool = False
+    regularised: bool = False
+    """Whether training by maximum likelihood adds a penalty, which ``pull_regularised`` gives."""
 
     @abstractmethod
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
@@ -34,6 +36,13 @@ class Transform(nn.Module, ABC):
         """Latent → data, and V at that data, (B,). Maps that know V on the way override nothing else."""
         x = self.push(z, context)
         return x, self.pull(x, context)[1]
+
+    def pull_regularised(
+        self, x: Tensor, context: Context | None = None, draws: Draws | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``pull``, and the penalty (B,) of this map at x; zero unless it is ``regularised``."""
+        z, score = self.pull(x, context, draws)
+        return z, score, torch.zeros_like(score)
 
     def prepare(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Set statistics from a sample ``x`` of data, once, before training; return ``x``, or some of it, pulled back."""
@@ -88,6 +97,7 @@ class Compose(Transform):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.stochastic = any(part.stochastic for part in self)
+        self.regularised = any(part.regularised for part in self)
 
     def __iter__(self):
         return (cast(Transform, part) for part in self.parts)
@@ -106,6 +116,15 @@ class Compose(Transform):
             x, score = part.pull(x, context, draws)
             total = score if total is None else total + score
         return x, total if total is not None else torch.zeros(len(x), dtype=x.dtype, device=x.device)
+
+    def pull_regularised(
+        self, x: Tensor, context: Context | None = None, draws: Draws | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        total = penalty = torch.zeros(len(x), device=x.device)
+        for part in reversed(self):
+            x, score, more = part.pull_regularised(x, context, draws)
+            total, penalty = total + score, penalty + more
+        return x, total, penalty
 
     def push_scored(self, z: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         total: Tensor | None = None

@@ -287,11 +287,13 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 
 def _flow(fam: Family, schema: Schema, config: Any) -> Flow:
-    """The untrained flow. Raises Unsupported for data that are not continuous."""
+    """The untrained flow. Raises Unsupported for data that are not continuous, and for a density that is but estimated."""
     model = fam.build(schema, config)
     assert isinstance(model, Flow)
     if model.transform.stochastic:
         raise Unsupported("a density is fitted over continuous numbers: the schema has levels, grids or gaps")
+    if not model.weights_are_exact:
+        raise Unsupported(f"{fam.name} with these options estimates its own density: for this, take trace='exact'")
     return model
 
 

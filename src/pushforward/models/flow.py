@@ -8,7 +8,7 @@ to its tolerance, stochastic maps (dequantisation) a lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,15 +53,33 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
         self.density_kind = "lower_bound" if full.stochastic and not tight else density_kind
         self.weights_are_exact = weights_are_exact
         self.completion_steps = completion_steps
+        self._pull: Callable[[Tensor, Context | None, Draws | None], tuple[Tensor, Tensor]] = self.transform.pull
 
     def prepare(self, x: Tensor) -> None:
         self.transform.prepare(x, self.conditioner(None, 1))
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        if self.transform.regularised:
+            context = self.conditioner(batch.condition, len(batch.x))
+            z, score, penalty = self.transform.pull_regularised(batch.x, context, batch.draws)
+            surprise = -self.base.log_prob(z) - score
+            return {"loss": surprise + penalty, "surprise": surprise}
         return {"loss": -self.log_prob(batch.x, batch.condition, batch.draws)}
 
+    def compile_parts(self) -> None:
+        """The flow's maps between the noise and the preprocessing are compiled as one."""
+        flow, preprocess = self._split()
+        compiled = torch.compile(flow.pull)
+
+        def pull(x: Tensor, context: Context | None, draws: Draws | None) -> tuple[Tensor, Tensor]:
+            y, first = preprocess.pull(x, None, draws)
+            z, score = compiled(y, context) if not flow.stochastic else compiled(y, context, draws)
+            return z, first + score
+
+        self._pull = pull
+
     def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
-        z, score = self.transform.pull(x, self.conditioner(condition, len(x)), draws)
+        z, score = self._pull(x, self.conditioner(condition, len(x)), draws)
         return self.base.log_prob(z) + score
 
     def sample(self, n: int, condition: Condition | None, draws: Draws, *, temperature: float = 1.0, **options: Any) -> Tensor:
@@ -119,11 +137,12 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
         (solvers/langevin). Levels and numbers on a grid that are observed are held at one draw of their dequantised values.
         """
         flow, preprocess = self._split()
-        y, _ = preprocess.pull(torch.where(observed, x, torch.zeros_like(x)), None, draws)
+        context = self.conditioner(condition, len(x))
+        y, _ = preprocess.pull(torch.where(observed, x, torch.zeros_like(x)), context, draws)
         y, known = y.to(self.dtype), observed
         for part in reversed(preprocess):  # whatever a dequantiser looks at, its noise belongs to single numbers
             known = part.spread(known) if isinstance(part, Elementwise) else known
-        context, shape = self.conditioner(condition, len(y)), (-1, *[1] * (y.dim() - 1))
+        shape = (-1, *[1] * (y.dim() - 1))
         exact = ~known.flatten(1).any(1)
         orders = _orders(flow)
         if orders is not None and self.base.independent:
@@ -134,7 +153,7 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
             y = torch.where(known | ~exact.view(shape), y, flow.push(z, context))
         if not bool(exact.all()):
             y = self._chain(flow, y, ~known & ~exact.view(shape), context, draws)
-        return torch.where(observed, x, preprocess.push(y).to(x.dtype))
+        return torch.where(observed, x, preprocess.push(y, context).to(x.dtype))
 
     def _chain(self, flow: Compose, y: Tensor, free: Tensor, context: Context, draws: Draws) -> Tensor:
         """``y`` with its ``free`` coordinates drawn given the others, by a chain that starts at N(0, 1)."""

@@ -137,9 +137,10 @@ class PreparedField:
         f = torch.addmm(self.offsets[-1], u, self.maps[-1]) if value else None
         product = None
         if probe is not None:
-            product = (probe.flatten(0, 1) @ self.maps[0][:-1]).view(*probe.shape[:2], -1)
+            product = probe.transpose(0, 1) @ self.maps[0][:-1]
             for s, m in zip(slopes, self.maps[1:], strict=True):
                 product = _swept(product, s, m)
+            product = product.transpose(0, 1)
         return f, self._trace(slopes) if trace else None, product
 
     def _trace(self, slopes: list[Tensor]) -> Tensor:
@@ -150,19 +151,19 @@ class PreparedField:
         return torch.cat([self._meet(part) for part in zip(*(s.split(chunk) for s in slopes), strict=True)])
 
     def _meet(self, slopes: Sequence[Tensor]) -> Tensor:
-        """Σ_i s_m,i Σ_d R_di Q_di, with R and Q (B, D, H_m) swept from both ends."""
+        """Σ_i s_m,i Σ_d R_di Q_di, with R and Q (D, B, H_m) swept from both ends."""
         middle = len(slopes) // 2
-        right, left = self.maps[0][:-1], self.maps[-1].T  # (D, H₁), (D, H_L)
+        right, left = self.maps[0][:-1, None], self.maps[-1].T[:, None]  # (D, 1, H₁), (D, 1, H_L)
         for s, m in zip(slopes[:middle], self.maps[1:], strict=False):
             right = _swept(right, s, m)
         for s, m in zip(reversed(slopes[middle + 1 :]), reversed(self.maps[:-1]), strict=False):
             left = _swept(left, s, m.T)
-        return ((right * left).sum(1) * slopes[middle]).sum(1)
+        return ((right * left).sum(0) * slopes[middle]).sum(1)
 
 
 def _swept(rows: Tensor, s: Tensor, m: Tensor) -> Tensor:
-    """``rows`` (D, H) or (B, D, H), times ``s`` (B, H), times ``m`` (H, H'): (B, D, H') by one plain matrix product."""
-    scaled = rows * s[:, None]
+    """``rows`` (D, B or 1, H) times ``s`` (B, H) times ``m`` (H, H'): (D, B, H'), by one plain matrix product."""
+    scaled = rows * s
     return (scaled.flatten(0, 1) @ m).view(*scaled.shape[:2], -1)
 
 

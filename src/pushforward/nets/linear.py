@@ -102,8 +102,8 @@ class _Stack(torch.autograd.Function):
         (g,) = gradients
         count = len(ctx.masks)
         values, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        # a gradient that will be differentiated again is made of operations that can be
-        again = torch.is_grad_enabled()
+        # a gradient that will be differentiated again, or many at once, is made of operations that can be
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         by_weight: list[Tensor | None] = [None] * count
         by_bias: list[Tensor | None] = [None] * count
         by_x = by_shift = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pushforward.solvers.adaptive import adaptive
@@ -30,19 +29,19 @@ class Fixed:
         if self.steps < 1:
             raise ValueError(f"found {self.steps} solver steps: expected 1 or more")
 
-    def _times(self, start: float, stop: float, like: Tensor) -> Tensor:
-        return torch.linspace(start, stop, self.steps + 1, dtype=like.dtype, device=like.device)
+    def _times(self, start: float, stop: float) -> list[float]:
+        return [start + (stop - start) * i / self.steps for i in range(self.steps + 1)]
 
     def solve(self, f: Field, y: State, start: float, stop: float, controlling: int | None = None) -> Solution:
         """The state at ``stop``."""
-        return follow(f, y, self._times(start, stop, y[0]), self.method)
+        return follow(f, y, self._times(start, stop), self.method)
 
     def rows(
         self, f: RowField, y: Tensor, start: float, stop: float, *, given: Given = (), integrand: RowField | None = None
     ) -> Solution:
         """The state at ``stop`` and the integral on the way; f and g are given times of shape ()."""
         g = None if integrand is None else lambda t, state: integrand(t, state[0], given)
-        return follow(lambda t, state: (f(t, state[0], given),), (y,), self._times(start, stop, y), self.method, integrand=g)
+        return follow(lambda t, state: (f(t, state[0], given),), (y,), self._times(start, stop), self.method, integrand=g)
 
 
 @dataclass(frozen=True)

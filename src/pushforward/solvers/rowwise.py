@@ -20,7 +20,7 @@ from torch import Tensor
 from pushforward.core.shapes import over
 from pushforward.solvers.adaptive import CALM, GROW, SAFETY, SHRINK, Limits, exponents, not_finite
 from pushforward.solvers.steps import Solution, weighted
-from pushforward.solvers.tableau import embedded_named, gauss
+from pushforward.solvers.tableau import embedded_named
 
 Given = tuple[Tensor, ...]
 RowField = Callable[[Tensor, Tensor, Given], Tensor]
@@ -51,17 +51,14 @@ def rowwise(
     limits, (alpha, beta) = Limits(max_steps, max_evaluations), exponents(tableau.order)
     if start == stop:
         return Solution((y,), 0, 0)
-    rule = gauss(tableau, -(-tableau.order // 2) + 1) if integrand is not None else ()
+    rule = tableau.gauss[-(-tableau.order // 2) + 1] if integrand is not None else ()
     nodes = y.new_tensor([*tableau.c[1:], *(theta for theta, _, _ in rule)])[:, None]
     mixes = y.new_tensor([error_row, *(row for _, _, row in rule)])
     weights = tuple(weight for _, weight, _ in rule)
 
     end = y.new_full((len(y),), stop)
-    t, rows, first = (
-        torch.full_like(end, start),
-        torch.arange(len(y), device=y.device),
-        f(torch.full_like(end, start), y, given),
-    )
+    t, rows = torch.full_like(end, start), torch.arange(len(y), device=y.device)
+    first = f(t, y, given)
     if not bool(first.isfinite().all()):
         raise not_finite(start)
     h = _first_steps(f, t, y, given, first, stop - start, rtol, atol, tableau.order)

@@ -13,8 +13,7 @@ Sources: Dormand & Prince 1980; Hairer, Nørsett & Wanner 1993, chapters II.1, I
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,8 +26,9 @@ Row = tuple[float, ...]
 class Tableau:
     """Nodes ``c``, stages ``a`` (lower triangle) and weights ``b`` of order ``order``.
 
-    ``dense`` holds the coefficients of θ, θ², … in b_i(θ), a row for each i. ``error`` = b − b̂ for embedded pairs.
-    Those here have their last stage at (t + h, y(t + h)), where the next step starts.
+    ``dense`` holds the coefficients of θ, θ², … in b_i(θ), a row for each i. ``error`` = b − b̂ for embedded pairs. Those
+    here have their last stage at (t + h, y(t + h)), where the next step starts. ``gauss`` has, for 1 to 4 points, the rule on
+    [0, 1] with θ, weight and b_i(θ) of each node.
     """
 
     order: int
@@ -37,18 +37,19 @@ class Tableau:
     b: Row
     dense: tuple[Row, ...]
     error: Row | None = None
+    gauss: dict[int, tuple[tuple[float, float, Row], ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rules = {}
+        for points in range(1, 5):
+            nodes, weights = np.polynomial.legendre.leggauss(points)  # on [−1, 1]
+            places = [float(x + 1) / 2 for x in nodes]
+            rules[points] = tuple((u, float(w) / 2, self.between(u)) for u, w in zip(places, weights, strict=True))
+        object.__setattr__(self, "gauss", rules)
 
     def between(self, theta: float) -> Row:
         """b_i(θ)."""
         return tuple(sum(coefficient * theta ** (n + 1) for n, coefficient in enumerate(row)) for row in self.dense)
-
-
-@lru_cache
-def gauss(tableau: Tableau, points: int) -> tuple[tuple[float, float, Row], ...]:
-    """θ, weight and b_i(θ) for each node of the Gauss rule of ``points`` on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(points)  # on [−1, 1]
-    places = [float(x + 1) / 2 for x in nodes]
-    return tuple((theta, float(w) / 2, tableau.between(theta)) for theta, w in zip(places, weights, strict=True))
 
 
 def _dopri5() -> Tableau:

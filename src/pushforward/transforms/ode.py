@@ -103,7 +103,8 @@ class ODE(Transform):
         self.solve_training, self.solve_evaluation = training, evaluation
         self.exact, self.probes, self.noise, self.adjoint = trace == "exact", probes, noise, adjoint
         self.kinetic, self.jacobian = kinetic, jacobian
-        self.estimated = not self.exact
+        self.regularised = kinetic > 0 or jacobian > 0
+        self.estimated, self.regularised = not self.exact, kinetic > 0 or jacobian > 0
 
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
         return self._solve(z, context, None, 1.0, 0.0, ())[0]

@@ -1,0 +1,38 @@
+"""Every family with gradients learns the same when torch compiles it (minutes: run by make verify)."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from pushforward.catalog import FAMILIES
+from pushforward.core.model import FitsDirectly
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")]
+
+
+@pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if not f.baseline])
+def test_a_compiled_model_has_the_same_loss_and_gradients(tiny: Any, name: str) -> None:
+    family, found = FAMILIES[name], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model = tiny.model(name, "vector", conditions=family.conditions, transforms=2)
+        if isinstance(model, FitsDirectly):
+            pytest.skip("fitted without gradients")
+        if compiled:
+            model.compile_parts()
+        model.train()
+        turn = model.turns[0]
+        loss = model(tiny.batch(model.schema, "vector", 24), turn.name)["loss"]
+        loss.mean().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients))
+    (loss, gradients), (again, others) = found
+    torch.testing.assert_close(again, loss, rtol=1e-3, atol=1e-3)
+    assert gradients.keys() == others.keys()
+    for n, gradient in gradients.items():
+        scale = float(gradient.abs().max()) + 1e-6
+        torch.testing.assert_close(others[n] / scale, gradient / scale, rtol=1e-2, atol=1e-2, msg=lambda m, n=n: f"{n}: {m}")
