@@ -110,6 +110,27 @@ FAULTS = (
         "transforms/test_transforms_circular.py",
     ),
     Fault(
+        "sign of a bound's V",
+        "transforms/support.py",
+        "score[..., at] = _softplus(-t)",
+        "score[..., at] = _softplus(t)",
+        "transforms/test_transforms_support.py",
+    ),
+    Fault(
+        "implicit gradients of noise with the wrong sign",
+        "core/distribution.py",
+        "return -torch.linalg.solve_triangular(jacobian",
+        "return torch.linalg.solve_triangular(jacobian",
+        "core/test_core_distribution.py",
+    ),
+    Fault(
+        "a Langevin chain that forgets its proposal",
+        "solvers/langevin.py",
+        "log_ratio = beta * (new_score - score) + odds",
+        "log_ratio = beta * (new_score - score)",
+        "solvers/test_langevin.py",
+    ),
+    Fault(
         "the wrong half steers",
         "transforms/coupling.py",
         "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",
@@ -193,7 +214,9 @@ FAULTS = (
         "trace = trace + 0.5 * found.flatten(2)[torch.arange(len(index)), :, index].sum(0)",
         "solvers/test_divergence.py",
     ),
-    Fault("a tableau's node wrong", "solvers/tableau.py", "(44 / 45, -56 / 15, 32 / 9)", "(44 / 45, -55 / 15, 32 / 9)", _SOLVERS),
+    Fault(
+        "a tableau's node wrong", "solvers/tableau.py", "(44 / 45, -56 / 15, 32 / 9)", "(44 / 45, -55 / 15, 32 / 9)", _SOLVERS
+    ),
     Fault(
         "base without ½ log 2π",
         "core/distribution.py",

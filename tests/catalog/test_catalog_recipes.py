@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pushforward.catalog import FAMILIES, family
+from pushforward.core.distribution import BASES
 from pushforward.core.errors import PushforwardError, RecipeError, Unsupported
 from pushforward.core.model import VERBS
+from pushforward.core.random import Draws
 from pushforward.core.schema import KINDS
 
 
@@ -127,3 +129,18 @@ def test_unknown_solvers_are_refused_when_sampling(tiny: Any) -> None:
     model = tiny.model("rectified-flow", "vector")
     with pytest.raises(RecipeError, match="did you mean 'heun'"):
         model.sample(2, None, Draws(0, 0, 2), method="huen")
+
+
+@pytest.mark.parametrize("base", sorted(BASES))
+@pytest.mark.parametrize("name", ["nsf", "glow"])
+def test_every_base_is_learned_on(tiny: Any, base: str, name: str) -> None:
+    model = tiny.model(name, "vector", base=base).train()
+    terms = model(tiny.batch(model.schema, "vector", 32))
+    terms["loss"].mean().backward()
+    assert terms["loss"].isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    drawn = model.eval().sample(200, None, Draws(0, 0, 200))
+    assert drawn.isfinite().all()
+    # scores are those of the base: its samples pulled back have its density
+    z, _ = model.transform.pull(drawn.double())
+    assert model.base.log_prob(z.to(model.dtype)).isfinite().all()

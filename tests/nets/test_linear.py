@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ LARGE, SMALL = 600, 5  # rows with which 64 × 64 products go to oneDNN, and wit
 
 def net(widths: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(3)
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
+    pairs = list(itertools.pairwise(widths))
     weights = [torch.randn(b, a, generator=generator, dtype=torch.float64) / a**0.5 for a, b in pairs]
     biases = [torch.randn(b, generator=generator, dtype=torch.float64) for _, b in pairs]
     masks = [(torch.rand(b, a, generator=generator) < 0.7).to(dtype) for a, b in pairs]
@@ -32,9 +34,7 @@ def plain(x: Tensor, weights: list[Tensor], biases: list[Tensor], shift: Tensor 
 @pytest.mark.parametrize("widths", [(64, 64, 64, 7), (3, 64, 9), (64, 64)])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shifted", [False, True])
-def test_values_and_gradients_are_those_of_the_formula(
-    rows: int, widths: tuple[int, ...], masked: bool, shifted: bool
-) -> None:
+def test_values_and_gradients_are_those_of_the_formula(rows: int, widths: tuple[int, ...], masked: bool, shifted: bool) -> None:
     found = []
     for dtype in (torch.float32, torch.float64):
         weights, biases, masks = net(widths, dtype)

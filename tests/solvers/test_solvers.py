@@ -134,6 +134,10 @@ def test_states_between_join_the_ends(method: str) -> None:
     tableau = ode.METHODS[method]
     assert tableau.between(0.0) == pytest.approx([0.0] * len(tableau.b))
     assert tableau.between(1.0) == pytest.approx(tableau.b, abs=1e-12)
+    for theta in (0.1, 0.37, 0.8):  # Σ b(θ) cᵏ = θᵏ⁺¹/(k + 1)
+        for k in range(max(1, tableau.order - 1)):
+            total = sum(b * c**k for b, c in zip(tableau.between(theta), tableau.c, strict=True))
+            assert total == pytest.approx(theta ** (k + 1) / (k + 1), abs=1e-13)
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)], ids=["forward", "backward"])

@@ -316,3 +316,32 @@ def test_refuses_what_it_cannot_do() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(PushforwardError, match="non-finite"):
         ODE(lambda t, x, context: math.nan * x).eval().pull(torch.ones(2, 1))
+
+
+# peers with the same weights
+
+
+@pytest.mark.parametrize("hidden", [(7, 6), (7, 6, 5)], ids=len)
+def test_torchdiffeq_agrees(hidden: tuple[int, ...]) -> None:
+    odeint = pytest.importorskip("torchdiffeq").odeint
+    transform, (x, context) = flow(hidden), points()
+
+    def augmented(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        y = state[0].detach().requires_grad_()
+        value = transform.field(t, y, context)
+        rows = [torch.autograd.grad(value[:, i].sum(), y, retain_graph=True)[0][:, i] for i in range(SIZE)]
+        return value.detach(), torch.stack(rows).sum(0)
+
+    z, score = odeint(augmented, (x, torch.zeros(5, dtype=WIDE)), torch.tensor([0.0, 1.0], dtype=WIDE), rtol=1e-9, atol=1e-9)
+    mine = transform.pull(x, context)
+    torch.testing.assert_close(mine[0].detach(), z[-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mine[1].detach(), score[-1], rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_zuko_agrees() -> None:
+    transforms = pytest.importorskip("zuko.transforms")
+    transform, (x, context) = flow(), points()
+    peer = transforms.FreeFormJacobianTransform(lambda t, y: transform.field(t, y, context), 0.0, 1.0, atol=1e-9, rtol=1e-9)
+    for mine, theirs in zip(transform.pull(x, context), peer.call_and_ladj(x), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pushforward.catalog.parts import vector_marginals
+from pushforward.catalog.parts import noise, vector_marginals
 from pushforward.core.context import Conditioner
-from pushforward.core.distribution import BASES
 from pushforward.core.schema import Schema
 from pushforward.core.transform import Compose
 from pushforward.models.flow import Flow
@@ -43,8 +42,6 @@ class CnfOptions:
 
 def cnf(schema: Schema, config: CnfOptions) -> Flow:
     """One ODE between base and marginals (Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2018, arXiv:1810.01367)."""
-    if config.base not in BASES:
-        raise ValueError(f"base is one of {', '.join(sorted(BASES))}, found {config.base!r}")
     if config.trace not in TRACES:
         raise ValueError(f"trace is one of {', '.join(TRACES)}, found {config.trace!r}")
     evaluation = Adaptive(config.tolerance)
@@ -52,7 +49,7 @@ def cnf(schema: Schema, config: CnfOptions) -> Flow:
     if tableau_named(config.solver).error is None:
         training = Fixed(config.solver, config.solver_steps)
     preprocess, size = vector_marginals(schema.example)
-    conditioner = Conditioner(schema.conditions)
+    conditioner, (distribution, between) = Conditioner(schema.conditions), noise(config.base, size)
     field = FieldMLP(size, config.hidden, context=conditioner.width, activation=config.activation)
     cheap = len(config.hidden) <= 2 or size <= _EXACT_UP_TO
     trace = config.trace if config.trace != "auto" else "exact" if cheap else "hutchinson"
@@ -67,8 +64,8 @@ def cnf(schema: Schema, config: CnfOptions) -> Flow:
     )
     return Flow(
         schema,
-        BASES[config.base]((size,)),
-        Compose([ode, *preprocess]),
+        distribution,
+        Compose([*between, ode, *preprocess]),
         conditioner,
         density_kind="ode",
         weights_are_exact=trace == "exact",

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from pushforward.catalog.glow import realnvp_image
-from pushforward.catalog.parts import vector_marginals
+from pushforward.catalog.parts import noise, vector_marginals
 from pushforward.core.context import Conditioner
-from pushforward.core.distribution import BASES
 from pushforward.core.schema import Image, Schema
 from pushforward.core.transform import Compose, Transform
 from pushforward.models.flow import Flow
@@ -79,11 +78,10 @@ def autoregressions(
 
 def _flow(schema: Schema, base: str, layers: Callable[[int, Conditioner], Sequence[Transform]]) -> Flow:
     """``layers``(size, conditioner) between the base and the marginals."""
-    if base not in BASES:
-        raise ValueError(f"base is one of {', '.join(sorted(BASES))}, found {base!r}")
     preprocess, size = vector_marginals(schema.example)
     conditioner = Conditioner(schema.conditions)
-    return Flow(schema, BASES[base]((size,)), Compose([*layers(size, conditioner), *preprocess]), conditioner)
+    distribution, between = noise(base, size)
+    return Flow(schema, distribution, Compose([*between, *layers(size, conditioner), *preprocess]), conditioner)
 
 
 @dataclass(frozen=True)

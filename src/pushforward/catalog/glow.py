@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pushforward.catalog.parts import vector_marginals
+from pushforward.catalog.parts import noise, vector_marginals
 from pushforward.core.context import Conditioner
-from pushforward.core.distribution import BASES
 from pushforward.core.schema import Image, Schema
 from pushforward.core.transform import Compose, Transform
 from pushforward.models.elements import Pixels
@@ -79,7 +78,7 @@ def glow(schema: Schema, config: GlowOptions) -> Flow:
             dequantisation=config.dequantisation,
             base=config.base,
         )
-    _check(config.base, config.dequantisation)
+    _check(config.dequantisation)
     preprocess, size = vector_marginals(schema.example)
     conditioner = Conditioner(schema.conditions)
     parts: list[Transform] = []
@@ -91,7 +90,8 @@ def glow(schema: Schema, config: GlowOptions) -> Flow:
             net = MLP(a, f.params * (size - a), hidden, context=conditioner.width, activation="relu", zero_last=True)
             parts.append(Coupling(stays, net, f))
         parts += [LU(size), ActNorm(size)]
-    return Flow(schema, BASES[config.base]((size,)), Compose(parts), conditioner, preprocess=preprocess)
+    distribution, between = noise(config.base, size)
+    return Flow(schema, distribution, Compose([*between, *parts]), conditioner, preprocess=preprocess)
 
 
 def realnvp_image(
@@ -201,7 +201,7 @@ def _pictures(
     base: str,
 ) -> Flow:
     """Levels with the layers ``before`` (nearer the data) and ``after`` squeezing."""
-    _check(base, dequantisation)
+    _check(dequantisation)
     kind = schema.example
     assert isinstance(kind, Image)
     conditioner = Conditioner(schema.conditions)
@@ -219,14 +219,14 @@ def _pictures(
         parts.append(Compose([*prior, *after(shape, nets), Squeeze((f, g)), *before(fine, nets)]))
         shapes.append(shape)
         shape = (shape[0] // 2, *shape[1:]) if prior else shape
-    noise = _noise(kind, steps[0]) if dequantisation == "variational" and kind.size > 1 else None
-    preprocess = Compose([LevelBands(kind.shape, kind.levels, width=_WIDTH, bell=True, noise=noise)])
-    return Flow(schema, BASES[base]((kind.size,)), MultiScale(parts, shapes), conditioner, preprocess=preprocess)
+    within = _noise(kind, steps[0]) if dequantisation == "variational" and kind.size > 1 else None
+    preprocess = Compose([LevelBands(kind.shape, kind.levels, width=_WIDTH, bell=True, noise=within)])
+    distribution, between = noise(base, kind.size)
+    flow = Compose([*between, MultiScale(parts, shapes)])
+    return Flow(schema, distribution, flow, conditioner, preprocess=preprocess)
 
 
-def _check(base: str, dequantisation: str) -> None:
-    if base not in BASES:
-        raise ValueError(f"base is one of {', '.join(sorted(BASES))}, found {base!r}")
+def _check(dequantisation: str) -> None:
     if dequantisation not in DEQUANTISATIONS:
         raise ValueError(f"dequantisation is one of {', '.join(DEQUANTISATIONS)}, found {dequantisation!r}")
 

@@ -7,11 +7,13 @@ from functools import singledispatch
 from torch import Tensor, nn
 
 from pushforward.core.context import Context
+from pushforward.core.distribution import BASES, Distribution
 from pushforward.core.schema import Image, Kind, Table, Tokens, Vector
-from pushforward.core.transform import Compose
+from pushforward.core.transform import Compose, Transform
 from pushforward.models.elements import Elements, Pixels, elements
 from pushforward.transforms.quantise import Dequantise
 from pushforward.transforms.reshape import Flatten
+from pushforward.transforms.support import Support
 from pushforward.transforms.tabular import LevelMarginals, NumberMarginals, TableMap, table_codes, table_marginals
 from pushforward.transforms.univariate import Standardise
 
@@ -56,6 +58,17 @@ def vector_marginals(kind: Kind, fill: bool = True) -> tuple[Compose, int]:
         # push order: the flat latent is given the image's shape, then its marginals
         return Compose([Flatten(kind.shape), *inner]), size
     return inner, size
+
+
+def noise(base: str, size: int) -> tuple[Distribution, list[Transform]]:
+    """The base of that name over vectors (B, size), and what stands between it and the layers of a flow.
+
+    The uniform one is unfolded onto the line, for layers that know no bounds: one that left the cube would have density 0.
+    """
+    if base not in BASES:
+        raise ValueError(f"base is one of {', '.join(sorted(BASES))}, found {base!r}")
+    between: list[Transform] = [Support([-1.0] * size, [1.0] * size).inverse()] if base == "uniform" else []
+    return BASES[base]((size,)), between
 
 
 def plain(kind: Kind) -> tuple[Compose, int]:

@@ -72,7 +72,7 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
         compiled = torch.compile(flow.pull)
 
         def pull(x: Tensor, context: Context | None, draws: Draws | None) -> tuple[Tensor, Tensor]:
-            y, first = preprocess.pull(x, None, draws)
+            y, first = preprocess.pull(x, context, draws)
             z, score = compiled(y, context) if not flow.stochastic else compiled(y, context, draws)
             return z, first + score
 

@@ -14,7 +14,7 @@ between, and cost no steps. A stiff field ends in an error that says where it wa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +52,19 @@ def not_finite(t: float) -> PushforwardError:
     )
 
 
+def _vanishing(t: float, stop: float, dtype: torch.dtype) -> PushforwardError:
+    return PushforwardError(
+        f"the solver's steps vanish at t = {t:.4g} of {stop:.4g}: the solution grows without bound there, or the tolerance is "
+        f"too tight for {dtype}"
+    )
+
+
 def exponents(order: int) -> tuple[float, float]:
     """α and β of the controller."""
     return 0.7 / order, 0.4 / order
 
 
+@torch.compiler.disable  # as rowwise
 def adaptive(
     f: Field,
     y: State,
@@ -95,18 +103,9 @@ def adaptive(
     if start == stop:
         return Solution(y, 0, 0, states=_stacked(found))
     first = f(clock(t), y)
-    speed = scaled(first, y, y)
-    if not math.isfinite(speed):
+    if not math.isfinite(scaled(first, y, y)):
         raise not_finite(t)
-    # a step of Euler's method that changes the state by a hundredth, then what its slopes say (Hairer et al. 1993, II.4)
-    size = scaled(y, y, y)
-    trial = min(abs(stop - start), 0.01 * size / speed if size > 1e-5 and speed > 1e-5 else 1e-6)
-    probe = f(clock(t + direction * trial), tuple(v + direction * trial * s for v, s in zip(y, first, strict=True)))
-    bend = scaled(tuple(b - a for a, b in zip(first, probe, strict=True)), y, y) / trial
-    top = max(speed, bend if math.isfinite(bend) else 0.0)
-    h = direction * abs(stop - start)
-    if top > 1e-15:  # else nothing moves, and the whole way is tried
-        h = direction * min(abs(h), 1000 * trial, top ** (-1 / tableau.order))
+    h = _first_step(lambda t, y: f(clock(t), y), start, stop, y, first, scaled, tableau.order)
     evaluations, steps, rejected, before, refused = 2, 0, 0, 1.0, False
     while t != stop:
         limits.check(steps, evaluations, t, stop)
@@ -121,14 +120,7 @@ def adaptive(
             rejected, refused = rejected + 1, True
             h *= max(SHRINK, SAFETY * r**-alpha) if math.isfinite(r) else 0.1
             if abs(h) < 1e-10 * abs(stop - start):
-                raise (
-                    not_finite(t)
-                    if not math.isfinite(r)
-                    else PushforwardError(
-                        f"the solver's steps vanish at t = {t:.4g} of {stop:.4g}: the solution grows without bound there, "
-                        f"or the tolerance is too tight for {y[0].dtype}"
-                    )
-                )
+                raise not_finite(t) if not math.isfinite(r) else _vanishing(t, stop, y[0].dtype)
             continue
         end = stop if last else t + h
         while wanted and (end - wanted[0]) * direction >= 0:
@@ -140,6 +132,27 @@ def adaptive(
         h *= min(1.0, growth) if refused else growth
         before, refused = max(r, CALM), False
     return Solution(y, evaluations, steps, rejected, states=_stacked(found))
+
+
+def _first_step(
+    f: Callable[[float, State], State],
+    start: float,
+    stop: float,
+    y: State,
+    first: State,
+    scaled: Callable[[State, State, State], float],
+    order: int,
+) -> float:
+    """From a step of Euler's method that changes the state by a hundredth and its slopes (Hairer et al. 1993, II.4)."""
+    span, direction = abs(stop - start), 1.0 if stop > start else -1.0
+    size, speed = scaled(y, y, y), scaled(first, y, y)
+    trial = min(span, 0.01 * size / speed if size > 1e-5 and speed > 1e-5 else 1e-6)
+    ahead = f(start + direction * trial, tuple(v + direction * trial * s for v, s in zip(y, first, strict=True)))
+    bend = scaled(tuple(b - a for a, b in zip(first, ahead, strict=True)), y, y) / trial
+    top = max(speed, bend if math.isfinite(bend) else 0.0)
+    if top < 1e-15:
+        return direction * span  # nothing moves: the whole way is tried
+    return direction * min(span, 1000 * trial, top ** (-1 / order))
 
 
 def _stacked(states: list[State]) -> State:

@@ -25,6 +25,7 @@ from pushforward.solvers.steps import State
 Build = Callable[[tuple[Tensor, ...]], tuple[RowField, RowField | None, Given]]
 
 
+@torch.compiler.disable  # its backward pass solves again
 def adjoint(
     build: Build, params: Sequence[Tensor], y: Tensor, start: float | Tensor, stop: float | Tensor, choice: Choice
 ) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,7 @@ Given = tuple[Tensor, ...]
 RowField = Callable[[Tensor, Tensor, Given], Tensor]
 
 
+@torch.compiler.disable  # its loop asks for numbers at every step: traced, it is slow to compile and slower to run
 def rowwise(
     f: RowField,
     y: Tensor,
