@@ -131,6 +131,27 @@ FAULTS = (
         "solvers/test_langevin.py",
     ),
     Fault(
+        "V of a 1×1 convolution counted for one pixel",
+        "transforms/linear.py",
+        "return (places * self.factors.diagonal().sum())",
+        "return (self.factors.diagonal().sum())",
+        "transforms/test_transforms_linear.py",
+    ),
+    Fault(
+        "variational noise that adds its own density",
+        "transforms/quantise.py",
+        "_log_slope(v) - _log_slope(epsilon) - score",
+        "_log_slope(v) - _log_slope(epsilon) + score",
+        "transforms/test_transforms_noise.py",
+    ),
+    Fault(
+        "bits per dimension shifted the other way",
+        "metrics/likelihood.py",
+        "else 8 - math.log2(levels)",
+        "else math.log2(levels) - 8",
+        "metrics/test_likelihood.py",
+    ),
+    Fault(
         "the wrong half steers",
         "transforms/coupling.py",
         "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",

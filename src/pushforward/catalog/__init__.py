@@ -129,14 +129,15 @@ def _family(
     return Family(name, title, source, place, tuple(verbs.split()), density, kinds, **rest)
 
 
-_FLOW_FAMILIES = (
+_FITS: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3, "steps": 4000})
+_FLOW_FAMILIES: tuple[tuple[str, str, str, str, str, Mapping[str, Any]], ...] = (
     (
         *("nice", "additive couplings with exact density", "Dinh et al. 2014, arXiv:1410.8516"),
-        *("flows:NiceOptions:nice", "exact", 4000),
+        *("flows:NiceOptions:nice", "exact", _FITS),
     ),
     (
         *("realnvp", "affine couplings; of images level by level", "Dinh et al. 2016, arXiv:1605.08803"),
-        *("flows:RealNvpOptions:realnvp", "exact", 4000),
+        *("flows:RealNvpOptions:realnvp", "exact", _FITS),
     ),
     (
         *(
@@ -144,31 +145,31 @@ _FLOW_FAMILIES = (
             "couplings between learned linear maps; of images level by level",
             "Kingma & Dhariwal 2018, arXiv:1807.03039",
         ),
-        *("glow:GlowOptions:glow", "exact", 4000),
+        *("glow:GlowOptions:glow", "exact", {**_FITS, "learning_rate": 3e-3, "batch_size": 128}),
     ),
     (
         *("maf", "masked autoregressive flow: scores in one pass", "Papamakarios et al. 2017, arXiv:1705.07057"),
-        *("flows:MafOptions:maf", "exact", 4000),
+        *("flows:MafOptions:maf", "exact", _FITS),
     ),
     (
         *("iaf", "inverse autoregressive flow: samples in one pass", "Kingma et al. 2016, arXiv:1606.04934"),
-        *("flows:IafOptions:iaf", "exact", 1000),
+        *("flows:IafOptions:iaf", "exact", {**_FITS, "steps": 1000}),
     ),
     (
         *("nsf", "neural spline flow: rational-quadratic couplings", "Durkan et al. 2019, arXiv:1906.04032"),
-        *("flows:NsfOptions:nsf", "exact", 4000),
+        *("flows:NsfOptions:nsf", "exact", _FITS),
     ),
     (
         *("nsf-ar", "autoregressive neural spline flow", "Durkan et al. 2019, arXiv:1906.04032"),
-        *("flows:NsfArOptions:nsf_ar", "exact", 4000),
+        *("flows:NsfArOptions:nsf_ar", "exact", _FITS),
     ),
     (
         *("naf", "neural autoregressive flow: numbers through monotone networks", "Huang et al. 2018, arXiv:1804.00779"),
-        *("flows:NafOptions:naf", "exact", 3000),
+        *("flows:NafOptions:naf", "exact", {**_FITS, "steps": 3000}),
     ),
     (
         *("cnf", "continuous flow: an ODE trained by likelihood", "Chen et al. 2018, arXiv:1806.07366"),
-        *("continuous:CnfOptions:cnf", "ode", 2000),
+        *("continuous:CnfOptions:cnf", "ode", {**_FITS, "steps": 2000}),
     ),
 )
 
@@ -200,9 +201,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 _family(
                     *(name, title, source, place, "sample score encode complete", density, _CONTINUOUS),
                     conditions=True,
-                    training={"learning_rate": 1e-3, "steps": steps},
+                    training=training,
                 )
-                for name, title, source, place, density, steps in _FLOW_FAMILIES
+                for name, title, source, place, density, training in _FLOW_FAMILIES
             ),
             _family(
                 "gmm",

@@ -55,6 +55,7 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
         self.completion_steps = completion_steps
         self._pull: Callable[[Tensor, Context | None, Draws | None], tuple[Tensor, Tensor]] = self.transform.pull
 
+    @torch.no_grad()
     def prepare(self, x: Tensor) -> None:
         self.transform.prepare(x, self.conditioner(None, 1))
 

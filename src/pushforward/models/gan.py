@@ -73,6 +73,10 @@ class WGAN(Model, Samples):
         y = self.generator(z if vector is None else torch.cat([z, vector], 1))
         return y.to(self.dtype).view(len(z), *self.shape)
 
+    def compile_parts(self) -> None:
+        """The generator alone: the penalty differentiates the critic's gradient, which compiled code cannot."""
+        self.generator.compile()
+
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         condition = batch.condition or None
         z = batch.draws.normal(self.latent, dtype=self.dtype)

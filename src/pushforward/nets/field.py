@@ -90,7 +90,8 @@ class PreparedField:
             kernel = (maps[0][:-1] * maps[1].T).sum(0)  # (W₁ W₂)_ii
         if len(maps) == 3:
             kernel = maps[1] * (maps[0][:-1].T @ maps[2].T)  # Kᵀ, (H₁, H₂)
-        given = () if from_context is None else (torch.add(offsets[0], from_context, alpha=smooth.inner),)
+        # written out: torch's compiler (2.13) loses the alpha of an add that it joins with a product
+        given = () if from_context is None else (offsets[0] + smooth.inner * from_context,)
         return cls(smooth, tuple(maps), tuple(offsets), kernel, given)
 
     @property
