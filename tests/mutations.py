@@ -231,8 +231,8 @@ FAULTS = (
     Fault(
         "trace halved",
         "solvers/divergence.py",
-        "trace = trace + found.flatten(2)[torch.arange(len(index)), :, index].sum(0)",
-        "trace = trace + 0.5 * found.flatten(2)[torch.arange(len(index)), :, index].sum(0)",
+        "trace = trace + found.flatten(2)[place, :, index].sum(0)",
+        "trace = trace + 0.5 * found.flatten(2)[place, :, index].sum(0)",
         "solvers/test_divergence.py",
     ),
     Fault(

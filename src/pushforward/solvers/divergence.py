@@ -48,12 +48,13 @@ def _reverse(f: Vectors, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         for start in range(0, size, few):
             index = torch.arange(start, min(start + few, size), device=x.device)
             units = torch.zeros(len(index), *flat.shape, dtype=value.dtype, device=x.device)
-            units[torch.arange(len(index)), :, index] = 1
+            place = torch.arange(len(index), device=x.device)
+            units[place, :, index] = 1
             keep = graph or start + few < size
             (found,) = torch.autograd.grad(
                 flat, x, units, retain_graph=keep, create_graph=graph, is_grads_batched=True, materialize_grads=True
             )
-            trace = trace + found.flatten(2)[torch.arange(len(index)), :, index].sum(0)
+            trace = trace + found.flatten(2)[place, :, index].sum(0)
     return (value, trace) if graph else (value.detach(), trace.detach())
 
 
