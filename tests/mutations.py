@@ -152,6 +152,27 @@ FAULTS = (
         "metrics/test_likelihood.py",
     ),
     Fault(
+        "V of an ODE's samples with the wrong sign",
+        "transforms/ode.py",
+        "return x, -integrals[:, 0]",
+        "return x, integrals[:, 0]",
+        "transforms/test_transforms_ode.py",
+    ),
+    Fault(
+        "a field's closed-form trace doubled",
+        "nets/field.py",
+        "kernel = maps[1] * (maps[0][:-1].T @ maps[2].T)",
+        "kernel = 2 * maps[1] * (maps[0][:-1].T @ maps[2].T)",
+        "nets/test_field.py",
+    ),
+    Fault(
+        "an adjoint that runs the wrong way",
+        "solvers/adjoint.py",
+        "return value, -by_y,",
+        "return value, by_y,",
+        "solvers/test_solvers_gradients.py",
+    ),
+    Fault(
         "the wrong half steers",
         "transforms/coupling.py",
         "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",

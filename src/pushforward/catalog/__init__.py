@@ -169,7 +169,7 @@ _FLOW_FAMILIES: tuple[tuple[str, str, str, str, str, Mapping[str, Any]], ...] = 
     ),
     (
         *("cnf", "continuous flow: an ODE trained by likelihood", "Chen et al. 2018, arXiv:1806.07366"),
-        *("continuous:CnfOptions:cnf", "ode", {**_FITS, "steps": 2000}),
+        *("continuous:CnfOptions:cnf", "ode", {**_FITS, "learning_rate": 5e-3, "steps": 2000}),
     ),
 )
 
