@@ -30,26 +30,16 @@ class MaskedLinear(nn.Linear):
         outputs, inputs = mask.shape
         super().__init__(inputs, outputs, bias=bias)
         self.register_buffer("mask", mask.to(self.weight), persistent=False)
-        self._kept: tuple[Any, Tensor] | None = None
         # a row that sees few inputs gets the spread of a layer with that many, or early elements would learn slowly
         seen = self.mask.sum(1, keepdim=True).clamp_min(1.0)
         with torch.no_grad():
             self.weight.mul_((inputs / seen).sqrt())
 
     def masked(self) -> Tensor:
-        """The weight with the mask applied: a product for each training step, kept for as long as the weight stays the same
-        without gradients."""
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            return self.weight * self.mask
-        if torch.compiler.is_compiling() or self.weight.is_inference():
-            return self.weight * self.mask
-        same = (self.weight._version, self.weight.data_ptr(), self.weight.dtype, self.weight.device)
-        if self._kept is None or self._kept[0] != same:
-            self._kept = same, (self.weight * self.mask).detach()
-        return self._kept[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": None}
+        """The weight with the mask applied, made anew each time: fused optimisers and writes to ``.data`` leave no mark by which a
+        kept one could be known to be stale, and the product costs next to nothing.
+        """
+        return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.masked(), self.bias)
@@ -138,7 +128,7 @@ class MaskedMLP(nn.Module):
         self.from_context = nn.Linear(context, hidden[0], bias=False) if context else None
         self.direct = MaskedLinear(self.out_degrees[:, None] > self.in_degrees, bias=False) if direct else None
         self.activation = activation_named(activation)
-        self._kept: tuple[Any, Packed] | None = None
+        self._kept: tuple[list[Tensor], Packed] | None = None
         if zero_last:
             zeroed(self.layers[-1])
             if self.direct is not None:
@@ -161,9 +151,8 @@ class MaskedMLP(nn.Module):
 
     def _rectified(self, x: Tensor, shift: Tensor | None) -> Tensor:
         layers, biases = self._layers(), [layer.bias for layer in self._layers()]
-        if torch.is_grad_enabled() and layers[0].weight.requires_grad:
-            return rectified(x, [layer.weight for layer in layers], biases, shift=shift, masks=[layer.mask for layer in layers])
-        return rectified(x, [layer.masked() for layer in layers], biases, shift=shift)
+        weights, masks = [layer.weight for layer in layers], [layer.mask for layer in layers]
+        return rectified(x, weights, biases, shift=shift, masks=masks)
 
     def _layers(self) -> list[MaskedLinear]:
         return [cast(MaskedLinear, layer) for layer in self.layers]
@@ -247,9 +236,10 @@ class MaskedMLP(nn.Module):
 
     def _pack(self) -> Packed:
         """The net as the kernel wants it, made again when a weight has changed."""
-        same = tuple((p._version, p.data_ptr()) for p in self.parameters())
-        if self._kept is None or self._kept[0] != same:
-            self._kept = same, self._packed()
+        # compared number by number: nothing else tells for certain (see ``MaskedLinear.masked``)
+        now = [p.detach() for p in self.parameters()]
+        if self._kept is None or not all(torch.equal(a, b) for a, b in zip(self._kept[0], now, strict=True)):
+            self._kept = [p.clone() for p in now], self._packed()
         return self._kept[1]
 
     @torch.no_grad()
