@@ -36,8 +36,9 @@ class MaskedLinear(nn.Linear):
             self.weight.mul_((inputs / seen).sqrt())
 
     def masked(self) -> Tensor:
-        """The weight with the mask applied, made anew each time: fused optimisers and writes to ``.data`` leave no mark by which a
-        kept one could be known to be stale, and the product costs next to nothing.
+        """The weight with the mask applied, made anew each time: the product costs next to nothing.
+
+        Fused optimisers and writes to ``.data`` leave no mark by which a kept one could be known to be stale.
         """
         return self.weight * self.mask
 
