@@ -83,10 +83,24 @@ FAULTS = (
     ),
     Fault(
         "gradients through units at rest",
-        "nets/linear.py",
-        "g = g * (above > 0) if again else torch.ops.aten.threshold_backward(g, above, 0)",
-        "g = g * (above > 0) if again else g",
+        "kernels/stack.py",
+        "found[i] = value if entered[i] > F(0.0) else F(0.0)",
+        "found[i] = value",
         "nets/test_linear.py",
+    ),
+    Fault(
+        "gradients of the second thread's rows lost",
+        "kernels/stack.py",
+        "total[0] if parts == 1 else total.sum(0)",
+        "total[0]",
+        "kernels/test_kernels_stack.py",
+    ),
+    Fault(
+        "the last input that a masked unit sees passed over",
+        "kernels/stack.py",
+        "(at[0], at[-1] + 1) if at",
+        "(at[0], max(at[-1], 1)) if at",
+        "kernels/test_kernels_stack.py",
     ),
     Fault(
         "gradient of an inverse with the wrong sign",
@@ -175,8 +189,8 @@ FAULTS = (
     Fault(
         "the wrong half steers",
         "transforms/coupling.py",
-        "return x[:, self.size - self.kept :], x[:, : self.size - self.kept]",
-        "return x[:, : self.kept], x[:, self.kept :]",
+        "b, a = x.split(sizes[::-1], 1)",
+        "a, b = x.split(sizes, 1)",
         _BIJECTIONS,
     ),
     Fault(

@@ -224,7 +224,7 @@ USAGE = {
     "not a number": (["fit", "moons", "gmm", "--steps", "many"], ["--steps", "whole number", "'many'"]),
     "not whole": (["fit", "moons", "gmm", "--components", "2.5"], ["--components", "whole number"]),
     "not a width": (["fit", "moons", "nice", "--hidden", "8", "x"], ["--hidden", "'x'"]),
-    "no such choice": (["fit", "moons", "gmm", "--precision", "half"], ["--precision", "auto, float32, bf16"]),
+    "no such choice": (["fit", "moons", "gmm", "--precision", "half"], ["--precision", "auto, float32, medium, bf16"]),
     "no family": (["fit", "moons"], ["needs FAMILY", "pushforward models"]),
     "no arguments": (["fit"], ["needs DATA and FAMILY"]),
     "swallowed": (["fit", "--condition", "label", "digits", "nice"], ["needs DATA and FAMILY", "before --condition"]),

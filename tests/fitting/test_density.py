@@ -67,7 +67,7 @@ def test_a_gaussian_is_found_with_its_normaliser(fitted: density.FittedDensity) 
 def test_weights_belong_to_draws_and_seeds(fitted: density.FittedDensity) -> None:
     x, weights = fitted.log_weights(300, seed=1)
     again, parts = fitted.log_weights(300, seed=1, chunk=70)
-    torch.testing.assert_close(again, x)
+    torch.testing.assert_close(again, x, rtol=1e-5, atol=1e-5)  # sums of fewer rows may be made in another order
     torch.testing.assert_close(parts, weights, rtol=1e-4, atol=1e-5)
     assert not torch.equal(fitted.log_weights(300, seed=2)[0], x)
     torch.testing.assert_close(weights, gaussian(x).double() - torch.from_numpy(fitted.log_prob(x)), rtol=1e-3, atol=1e-3)

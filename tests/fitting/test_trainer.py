@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import os
 import random
+import signal
 import time
 
 import numpy as np
 import pytest
 import torch
-from tiny import Line, job, own_family, points, vectors
+from tiny import Line, NoOptions, job, own_family, points, vectors
 
 import pushforward as pf
 from pushforward.catalog.adversarial import WganGpOptions, wgan_gp
 from pushforward.catalog.flows import NiceOptions, nice
-from pushforward.core.errors import RecipeError, TrainingDiverged
+from pushforward.core.errors import Interrupted, RecipeError, TrainingDiverged
 from pushforward.core.model import Batch, Turn
 from pushforward.core.random import Draws
 from pushforward.fitting import validation
@@ -425,7 +428,7 @@ def test_however_little_time_there_is_a_step_is_made(name, options):
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"average": 1.0}, "average must be in"),
         ({"clip": -1}, "clip must be at least 0"),
-        ({"precision": "float16"}, "precision is auto, float32 or bf16"),
+        ({"precision": "float16"}, "precision is auto, float32, medium or bf16, found 'float16'"),
         ({"device": "abacus"}, "no device is called 'abacus'"),
         ({"stepz": 3}, "did you mean 'steps'"),
         ({"steps": "many"}, "wrong type"),
@@ -471,6 +474,99 @@ def test_bf16_runs_and_is_close():
     a, b = (m.history[-1]["validation"] for m in (full, half))
     assert a != b
     assert b == pytest.approx(a, abs=0.05)
+
+
+def product_settings():
+    return (torch.get_float32_matmul_precision(), *(b.fp32_precision for b in BACKENDS))
+
+
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+
+
+@pytest.fixture
+def restored():
+    before = product_settings()
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    for backend, value in zip(BACKENDS, before[1:], strict=True):
+        backend.fp32_precision = value
+
+
+class Stop(BaseException):
+    """Passes through whatever catches exceptions."""
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize("error", [None, RuntimeError, Stop, KeyboardInterrupt])
+@pytest.mark.usefixtures("restored")
+def test_medium_holds_while_it_trains_and_validates(before, error, monkeypatch):
+    torch.set_float32_matmul_precision(before)
+    outside, seen = product_settings(), []
+
+    class Looking(Line):
+        def _loss(self, batch, turn):
+            seen.append((self.training, torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+            if error is not None and len(seen) > 6:
+                raise error
+            return super()._loss(batch, turn)
+
+    fam, data = own_family(Looking), vectors(points(200))
+    training = Training(steps=8, batch_size=32, validate=4, precision="medium", device="cpu")
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        fitted = fit_data(data, fam, NoOptions(), training, quiet=True)
+        assert fitted.recipe["training"]["precision"] == "medium"
+        assert all(p.dtype == torch.float32 for p in fitted.model.parameters())
+    assert {now for _, now, _ in seen} == {"medium"}
+    assert {training for training, _, _ in seen} == {True, False}
+    assert not any(autocast for _, _, autocast in seen)
+    assert product_settings() == outside
+
+
+@pytest.mark.parametrize("name", ["gmm", "independent"])
+@pytest.mark.usefixtures("restored")
+def test_medium_holds_for_statistics_and_baselines(name, monkeypatch):
+    seen, real = [], validation.validation_loss
+
+    def looking(*args, **rest):
+        seen.append(torch.get_float32_matmul_precision())
+        return real(*args, **rest)
+
+    for module in ("direct", "trainer"):
+        monkeypatch.setattr(f"pushforward.fitting.{module}.validation_loss", looking)
+    torch.set_float32_matmul_precision("highest")
+    options = {"components": 2, "steps": 2} if name == "gmm" else {}
+    pf.fit(points(100), name, precision="medium", quiet=True, **options)
+    assert set(seen) == {"medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("restored")
+def test_ctrl_c_puts_the_products_back(tmp_path):
+    torch.set_float32_matmul_precision("high")
+    outside = product_settings()
+    press = lambda record: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted):
+        pf.fit(points(100), "nice", steps=50, hidden=(8,), precision="medium", quiet=True, callback=press)
+    assert product_settings() == outside
+
+
+@pytest.mark.usefixtures("restored")
+def test_backends_set_one_by_one_are_put_back():
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # torch refuses to sum this up in one word
+    seen = []
+    look = lambda record: seen.append(torch.get_float32_matmul_precision())
+    pf.fit(points(100), "nice", steps=2, hidden=(8,), precision="medium", quiet=True, callback=look)
+    assert set(seen) == {"medium"}
+    assert [b.fp32_precision for b in BACKENDS] == ["tf32", "ieee"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "auto"])
+def test_other_precisions_leave_the_products_alone(precision):
+    before, seen = torch.get_float32_matmul_precision(), []
+    look = lambda record: seen.append(torch.get_float32_matmul_precision())
+    pf.fit(points(100), "nice", steps=2, hidden=(8,), precision=precision, quiet=True, callback=look)
+    assert set(seen) == {before}
 
 
 def test_tensorboard_writes_events(tmp_path):

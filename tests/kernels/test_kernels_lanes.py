@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
-import pytest
-import torch
 from numba import njit
 
 from pushforward.kernels import lanes
@@ -46,36 +42,3 @@ def test_the_ends_saturate() -> None:
     assert 0 < sigmoid[0] < 1e-36
     assert softplus[1] == np.float32(3e38)
     assert 0 <= softplus[0] < 1e-6
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("rows", "least"), [(1, 1), (7, 2), (100, 1), (100, 1000)])
-def test_rows_are_shared_out_once_each(rows: int, least: int, threads: int) -> None:
-    before, lock = torch.get_num_threads(), threading.Lock()
-    parts: list[tuple[int, int]] = []
-
-    def run(a: int, b: int) -> None:
-        with lock:
-            parts.append((a, b))
-
-    torch.set_num_threads(threads)
-    try:
-        lanes.over_rows(run, rows, least)
-    finally:
-        torch.set_num_threads(before)
-    assert sorted(i for a, b in parts for i in range(a, b)) == list(range(rows))
-    assert len(parts) == min(threads, max(1, rows // least))
-
-
-def test_a_failure_in_a_thread_is_not_lost() -> None:
-    def run(a: int, b: int) -> None:
-        if a:
-            raise ArithmeticError("here")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ArithmeticError):
-            lanes.over_rows(run, 100, 1)
-    finally:
-        torch.set_num_threads(before)

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from pushforward.catalog import FAMILIES, Family
-from pushforward.core.errors import CheckpointError, DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
+from pushforward.core.errors import DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
 from pushforward.core.model import Completes, Encodes, Interpolates, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
 from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows
-from pushforward.fitting.files import read_json, read_tensors, write_json, write_tensors
-from pushforward.fitting.history import read_lines
+from pushforward.fitting.chunks import Run, chunk_size, in_chunks
+from pushforward.fitting.conditions import condition_codes
+from pushforward.fitting.gaps import fill, missing_codes, seen_in
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
-from pushforward.fitting.recipe import build, read_rows, write_rows
+from pushforward.fitting.saved import read_run, write_run
 from pushforward.metrics.likelihood import bits_per_dim, log_mean_exp
 
-_SAMPLING, _SCORING, _COMPLETING, _WHO, _BETWEEN = 0x5A, 0x5C, 0xC0, 0x3D, 0xBE
-_REDRAWS = 16
+_SAMPLING, _SCORING, _COMPLETING, _BETWEEN = 0x5A, 0x5C, 0xC0, 0xBE  # streams of the seed
 
 
 @dataclass(frozen=True)
@@ -81,27 +81,11 @@ class Fitted:
             able = [f.name for f in FAMILIES.values() if verb in f.verbs and self.schema.example.name in f.kinds]
             raise Unsupported(f"{self.family.name} cannot {verb}; {', '.join(able) or 'no family of this kind of data'} can")
 
-    def _chunk(self, chunk: int | None, cost: int = 1) -> int:
-        if chunk is not None and chunk < 1:
-            raise RecipeError(f"chunk must be at least 1, found {chunk}")
-        return chunk or max(1, min(1024, 1_000_000 // (cost * self.schema.example.size)))
+    def _chunk(self, asked: int | None, cost: int = 1) -> int:
+        return chunk_size(asked, self.schema, cost)
 
-    @torch.no_grad()
-    def _each(
-        self, title: str, data: Data, run: Callable[[Tensor, dict[str, Tensor] | None, int, int], Tensor], chunk: int
-    ) -> Tensor:
-        """``run``(x, condition, start, stop) over chunks of ``data``, joined on the CPU."""
-        parts = []
-        with Progress(title) as progress:
-            for start in range(0, len(data), chunk):
-                stop = min(start + chunk, len(data))
-                rows = data.rows(slice(start, stop))
-                condition = {c.name: place(rows.columns[c.name], self.device) for c in self.schema.conditions}
-                parts.append(run(place(rows.x, self.device), condition or None, start, stop).cpu())
-                progress.update(stop / len(data))
-        if not parts:
-            raise DataError(f"{data.name} has no rows")
-        return torch.cat(parts)
+    def _each(self, title: str, data: Data, run: Run, chunk: int) -> Tensor:
+        return in_chunks(title, data, self.schema, self.device, run, chunk)
 
     def open(self, data: Any, *, holes: bool = False, need_target: bool = False) -> Data:
         """New data under this model's schema. Raises DataError where it does not fit."""
@@ -114,36 +98,7 @@ class Fitted:
     def conditions(self, condition: Mapping[str, Any] | None, n: int, seed: int) -> dict[str, Tensor] | None:
         """Codes {name: (n,)} of conditions in the user's terms, each a value or ``n`` of them; where none are given, those of
         training rows drawn at random."""
-        columns = self.schema.conditions
-        if not columns:
-            if condition:
-                raise Unsupported(f"this model was fitted without conditions, found {sorted(condition)}: fit with condition=")
-            return None
-        if condition is None:
-            if self.preview is None:
-                return None
-            at = Draws(mix(seed, _WHO), 0, n).integers(len(self.preview.x)) if n else torch.zeros(0, dtype=torch.long)
-            return {c.name: self.preview.columns[c.name][at] for c in columns}
-        from pushforward.data.tables import encode_column
-
-        names = [c.name for c in columns]
-        for name in condition:
-            if name not in names:
-                raise DataError(f"there is no condition '{name}': {did_you_mean(name, names)}")
-        lacking = [name for name in names if name not in condition]
-        if lacking:
-            raise DataError(f"the condition lacks {', '.join(lacking)}: give {', '.join(names)}")
-        codes = {}
-        for column in columns:
-            values = condition[column.name]
-            single = isinstance(values, (str, bytes)) or not hasattr(values, "__len__")
-            listed = [values] * n if single else values
-            if len(listed) != n:
-                raise DataError(f"condition '{column.name}' has {len(listed)} values for {n} samples: give one or {n}")
-            codes[column.name] = torch.from_numpy(
-                np.asarray(encode_column(column, _as_category(column, listed), place="condition"))
-            )
-        return codes
+        return condition_codes(self.schema.conditions, self.preview, condition, n, seed)
 
     def sample_rows(
         self, n: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0, chunk: int | None = None, **options: Any
@@ -276,56 +231,21 @@ class Fitted:
         self._able("complete", Completes)
         model = self.model
         assert isinstance(model, Completes)
-        opened, known = self._open_with_gaps(data, observed)
-
-        missing = self._missing_codes()
-
-        def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
-            draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
-            seen = known[start:stop].to(self.device)
-            filled = model.complete(x, seen, condition, draws).to(x.dtype)
-            for again in range(_REDRAWS if missing is not None else 0):
-                gaps = ((filled == missing) & ~seen).any(1)
-                if not bool(gaps.any()):
-                    break
-                redrawn = model.complete(x, seen, condition, draws.fork(again)).to(x.dtype)
-                filled = torch.where(gaps[:, None], redrawn, filled)
-            return filled
-
-        filled = self._each("complete", opened, run, self._chunk(chunk, 2))
-        rows = opened.rows()
-        # a completed row is still the same row
-        return identified(self.decode(Rows(filled, rows.columns)), data, self.schema)
-
-    def _missing_codes(self) -> Tensor | None:
-        """For each column the code that means missing, −1 where there is none; None for data without such codes.
-
-        A category that was missing in training has a level for that, which is no answer to what belongs into a gap.
-        """
-        kind = self.schema.example
-        if not isinstance(kind, Table) or not any(c.discrete and c.missing for c in kind.learned):
-            return None
-        codes = [len(c.categories) if c.discrete and c.missing else -1 for c in kind.learned]
-        return torch.tensor(codes, dtype=torch.float64, device=self.device)
-
-    def _open_with_gaps(self, data: Any, observed: Any) -> tuple[Data, Tensor]:
         kind = self.schema.example
         if observed is None and not isinstance(kind, (Table, Vector)):
             raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
         opened = self.open(data, holes=True)
-        x = opened.rows().x
-        if observed is None:
-            return opened, ~x.isnan()
-        known = torch.as_tensor(np.asarray(observed), dtype=torch.bool)
-        if isinstance(kind, Image) and known.shape == (len(x), kind.height, kind.width):
-            known = known[:, None].expand(x.shape)
-        elif isinstance(kind, Image) and known.dim() == 4 and known.shape[-1] == kind.channels:
-            known = known.permute(0, 3, 1, 2)
-        if known.shape != x.shape:
-            raise DataError(f"observed has shape {tuple(known.shape)}: expected that of the data, {tuple(x.shape)}")
-        if x.is_floating_point():
-            known = known & ~x.isnan()
-        return opened, known
+        rows = opened.rows()
+        known, missing = seen_in(kind, rows.x, observed), missing_codes(kind, self.device)
+
+        def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
+            draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
+            seen = known[start:stop].to(self.device)
+            return fill(model, x, seen, condition, draws, missing)
+
+        filled = self._each("complete", opened, run, self._chunk(chunk, 2))
+        # a completed row is still the same row
+        return identified(self.decode(Rows(filled, rows.columns)), data, self.schema)
 
     def predict_proba(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
         """Class probabilities (N, K) in the order of ``classes``."""
@@ -363,51 +283,9 @@ class Fitted:
 
     def write(self, run: Path) -> None:
         """Write the files of the run; recipe.json last, so that a folder with one is whole."""
-        write_tensors(run / "model.safetensors", self.model.state_dict())
-        if self.raw:
-            write_tensors(run / "raw.safetensors", self.raw)
-        if self.preview is not None:
-            write_rows(run / "preview.npz", self.preview)
-        write_json(run / "recipe.json", self.recipe)
-
-
-def _as_category(column: Any, values: Any) -> Any:
-    """Text from a command line as the type of the column's categories."""
-    kinds = {type(c) for c in column.categories}
-    if kinds == {int} and all(isinstance(v, str) for v in values):
-        try:
-            return [int(v) for v in values]
-        except ValueError:
-            return values
-    if not column.discrete and all(isinstance(v, str) for v in values):
-        try:
-            return [float(v) for v in values]
-        except ValueError:
-            return values
-    return values
+        write_run(run, self.model, self.recipe, self.preview, self.raw)
 
 
 def load(path: str | Path, *, device: str | None = None) -> Fitted:
     """The model in the run folder ``path``. Raises CheckpointError where it is missing, damaged, unsafe or newer."""
-    run = Path(path)
-    if not run.is_dir():
-        raise CheckpointError(f"{run} is no run folder: give the folder that fit wrote (--out)")
-    recipe = read_json(run / "recipe.json")
-    model, fam, schema = build(recipe, str(run / "recipe.json"))
-    if not (run / "model.safetensors").exists() and (run / "checkpoints").exists():
-        raise CheckpointError(f"{run} is not finished: go on with the same fit command and --resume")
-    tensors = read_tensors(run / "model.safetensors")
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{run / 'model.safetensors'} does not fit recipe.json ({reason}): one of them was edited"
-        ) from error
-    if device is not None:
-        try:
-            model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise RecipeError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
-    preview = read_rows(run / "preview.npz") if (run / "preview.npz").exists() else None
-    return Fitted(model, fam, schema, recipe, preview, read_lines(run / "metrics.jsonl"))
+    return Fitted(*read_run(Path(path), device))

@@ -35,15 +35,16 @@ def train(job: Job) -> History:
     Raises TrainingDiverged and Interrupted.
     """
     history = History(job.run, job.processes.main)
-    if isinstance(job.model, FitsDirectly):
-        DirectFit(job, history).go()
-    elif any(True for _ in job.model.parameters()):
-        GradientFit(job, history).go()
-    else:
-        history.rewind(0)
-        history.add(
-            Record(step=0, validation=validation_loss(job.model, job.validation, job.training.seed, job.processes.device))
-        )
+    with job.processes.products():
+        if isinstance(job.model, FitsDirectly):
+            DirectFit(job, history).go()
+        elif any(True for _ in job.model.parameters()):
+            GradientFit(job, history).go()
+        else:
+            history.rewind(0)
+            history.add(
+                Record(step=0, validation=validation_loss(job.model, job.validation, job.training.seed, job.processes.device))
+            )
     return history
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import cfunc, njit
 from torch import Tensor
 
-from pushforward.kernels.lanes import F, exp, lane_loops, run_rows
+from pushforward.kernels.lanes import F, exp, lane_loops
+from pushforward.kernels.threads import TASK, constant, cube, edge, matrix, opened, run_rows, take, vector
 
 U = np.uint64
 L = U(512)
@@ -87,15 +88,32 @@ def _gradient(x: Any, params: Any, gz: Any, gv: Any, gx: Any, gparams: Any, star
                     gparams[r, U(1), c0 + d] = s[A * L + at + d]
 
 
+@cfunc(TASK, cache=True)
+def _pulling(table: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        _pull(matrix(t, 0), cube(t, 1), matrix(t, 2), vector(t, 3), edge(t, part), edge(t, part + 1), constant(t, 0))
+        part = take(table)
+
+
+@cfunc(TASK, cache=True)
+def _differentiating(table: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        given, found = (matrix(t, 0), cube(t, 1), matrix(t, 2), vector(t, 3)), (matrix(t, 4), cube(t, 5))
+        _gradient(*given, *found, edge(t, part), edge(t, part + 1), constant(t, 0))
+        part = take(table)
+
+
 def pull(x: Tensor, params: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """z (B, D) and V (B,) of float32 x (B, D) on the CPU under params (B, 2, D); no gradient is recorded."""
     z, score = torch.empty(x.shape), torch.empty(len(x))
-    run_rows(_pull, (x, params, z, score), (bound,), 40_000)
+    run_rows(_pulling, (x, params, z, score), (bound,), cost=8_000)
     return z, score
 
 
 def gradient(x: Tensor, params: Tensor, gz: Tensor, gv: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Gradients by x and params, given those by z (B, D) and V (B,)."""
     gx, gparams = torch.empty(x.shape), torch.empty(params.shape)
-    run_rows(_gradient, (x, params, gz, gv, gx, gparams), (bound,), 20_000)
+    run_rows(_differentiating, (x, params, gz, gv, gx, gparams), (bound,), cost=4_000)
     return gx, gparams

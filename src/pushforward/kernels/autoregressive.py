@@ -4,7 +4,7 @@
                     (k < D)  the parameters of element k from the units of degree ≤ k;  x_k from z_k and them
 
 A network's units are sorted by degree, so every sum runs over the front of a layer. ``R`` rows are worked on side by side;
-sums are made for two units and four summands at a time, so that what is loaded once is used eight times.
+sums are made by ``kernels.product``, whose columns they are.
 """
 
 from __future__ import annotations
@@ -14,79 +14,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import cfunc, njit
 from torch import Tensor
 
-from pushforward.kernels.lanes import F, exp, lane_loops, over_rows
+from pushforward.kernels.lanes import F, exp, lane_loops
+from pushforward.kernels.product import LANES, flat_product
 from pushforward.kernels.spline import VALUE, L, Q, U, invert
+from pushforward.kernels.threads import TASK, constant, cube, matrix, opened, run_rows, take, vector, whole_matrix, whole_vector
 
 R = U(64)
-_0, _1, _2, _3, _4 = U(0), U(1), U(2), U(3), U(4)
+_0, _1, _2 = U(0), U(1), U(2)
+SIDE = U(LANES)
+LINE, ROW = int(R), int(L)  # the same as signed numbers, from one unit to the next and from one quantity to the next
 KINDS = {"additive": 0, "affine": 1, "spline": 2}
 
 
 @njit(**lane_loops)
-def _sum(w: Any, row: Any, count: Any, s: Any, base: Any, out: Any, target: Any, n: Any) -> None:
-    """out[target] += Σ_j w[row, j] · s[base + j] over j < ``count``."""
-    whole = count - count % _4
-    for j in range(_0, whole, _4):
-        w0, w1, w2, w3 = w[row, j], w[row, j + _1], w[row, j + _2], w[row, j + _3]
-        at = (base + j) * R
-        for i in range(n):
-            out[target * L + i] += (w0 * s[at + i] + w1 * s[at + R + i]) + (w2 * s[at + _2 * R + i] + w3 * s[at + _3 * R + i])
-    for j in range(whole, count):
-        w0 = w[row, j]
-        for i in range(n):
-            out[target * L + i] += w0 * s[(base + j) * R + i]
-
-
-@njit(**lane_loops)
-def _sums(w: Any, row: Any, count: Any, s: Any, base: Any, out: Any, target: Any, n: Any) -> None:
-    """``_sum`` for ``row`` into ``target`` and for the next row into the next target."""
-    whole = count - count % _4
-    for j in range(_0, whole, _4):
-        w0, w1, w2, w3 = w[row, j], w[row, j + _1], w[row, j + _2], w[row, j + _3]
-        v0, v1, v2, v3 = w[row + _1, j], w[row + _1, j + _1], w[row + _1, j + _2], w[row + _1, j + _3]
-        at = (base + j) * R
-        for i in range(n):
-            a, b, c, d = s[at + i], s[at + R + i], s[at + _2 * R + i], s[at + _3 * R + i]
-            out[target * L + i] += (w0 * a + w1 * b) + (w2 * c + w3 * d)
-            out[(target + _1) * L + i] += (v0 * a + v1 * b) + (v2 * c + v3 * d)
-    for j in range(whole, count):
-        w0, v0 = w[row, j], w[row + _1, j]
-        for i in range(n):
-            a = s[(base + j) * R + i]
-            out[target * L + i] += w0 * a
-            out[(target + _1) * L + i] += v0 * a
-
-
-@njit(**lane_loops)
-def _layer(
-    w: Any, bias: Any, old: Any, new: Any, count: Any, s: Any, base: Any, start: Any, into: Any, out: Any, n: Any
-) -> None:
+def _layer(w: Any, bias: Any, old: Any, new: Any, count: Any, s: Any, base: Any, start: Any, into: Any, n: Any) -> None:
     """Units ``old`` … ``new`` − 1 of a layer: s[into + u] = max(0, s[start + u] or bias[u] + Σ_j w[u, j] s[base + j])."""
-    seeded = start < into
-    for u in range(old, new, _2):
-        pair = u + _1 < new
-        for i in range(n):
-            out[Q * L + i] = bias[u]
-        if pair:
+    if start >= into:  # nothing was there before: the sums start at the bias
+        for u in range(old, new):
             for i in range(n):
-                out[(Q + _1) * L + i] = bias[u + _1]
-        if seeded:
+                s[(into + u) * R + i] = bias[u]
+    if count > _0:
+        at, c = s.ctypes.data, np.int64(4 * (into + old) * R)
+        d, step = np.int64(4 * (start + old) * R), np.int64(w.shape[1])
+        a, b = w.ctypes.data + np.int64(4) * np.int64(old) * step, at + np.int64(4 * base * R)
+        flat_product(a, step, 1, b, LINE, at + c, LINE, at + d, LINE, np.int64(new - old), np.int64(n), np.int64(count), True)
+    else:
+        for u in range(old, new):
             for i in range(n):
-                out[Q * L + i] = s[(start + u) * R + i]
-            if pair:
-                for i in range(n):
-                    out[(Q + _1) * L + i] = s[(start + u + _1) * R + i]
-        if pair:
-            _sums(w, u, count, s, base, out, Q, n)
-            for i in range(n):
-                s[(into + u + _1) * R + i] = max(out[(Q + _1) * L + i], F(0.0))
-        else:
-            _sum(w, u, count, s, base, out, Q, n)
-        for i in range(n):
-            s[(into + u) * R + i] = max(out[Q * L + i], F(0.0))
+                s[(into + u) * R + i] = max(s[(start + u) * R + i], F(0.0))
 
 
 @njit(**lane_loops)
@@ -98,12 +56,13 @@ def _unroll(
     count = U(w_out.shape[0]) // size
     # elements, then the first layer before its activation, then the layers
     raw, hidden = size, size + U(first.shape[1])
-    s = np.empty((hidden + layers * width) * R, np.float32)
-    out = np.empty((Q + max(count, _2)) * L, np.float32)
+    s = np.zeros((hidden + layers * width) * R, np.float32)
+    out = np.zeros((Q + max(count, _2)) * L, np.float32)
     shared = first.shape[0] == 1
     for r0 in range(start, stop, R):
-        n = min(R, stop - r0)
-        for i in range(n):
+        here = min(R, stop - r0)
+        n = (here + SIDE - _1) // SIDE * SIDE  # lanes that no row fills are computed and not looked at
+        for i in range(here):
             row = _0 if shared else r0 + i
             for u in range(U(first.shape[1])):
                 s[(raw + u) * R + i] = first[row, u]
@@ -111,23 +70,43 @@ def _unroll(
             for l in range(layers):
                 old = upto[l, k - _1] if k > _0 else _0
                 into = hidden + l * width
+                if upto[l, k] == old:
+                    continue
                 if l == _0:
-                    _layer(w_in, bias[l], old, upto[l, k], k, s, _0, raw, into, out, n)
+                    _layer(w_in, bias[l], old, upto[l, k], k, s, _0, raw, into, n)
                 else:
                     below = hidden + (l - _1) * width
-                    _layer(middle[l - _1], bias[l], old, upto[l, k], upto[l - _1, k], s, below, into, into, out, n)
+                    _layer(middle[l - _1], bias[l], old, upto[l, k], upto[l - _1, k], s, below, into, into, n)
             if k == size:
                 break
             last, known = hidden + (layers - _1) * width, upto[layers - _1, k]
             for p in range(count):
                 for i in range(n):
                     out[(Q + p) * L + i] = b_out[k * count + p]
-            for p in range(_0, count - count % _2, _2):
-                _sums(w_out, k * count + p, known, s, last, out, Q + p, n)
-            if count % _2 == _1:
-                _sum(w_out, k * count + count - _1, known, s, last, out, Q + count - _1, n)
+            if known > _0:
+                step = np.int64(w_out.shape[1])
+                weights, into_out = (
+                    w_out.ctypes.data + np.int64(4) * np.int64(k * count) * step,
+                    out.ctypes.data + np.int64(4 * Q * L),
+                )
+                units = s.ctypes.data + np.int64(4 * last * R)
+                flat_product(
+                    weights,
+                    step,
+                    1,
+                    units,
+                    LINE,
+                    into_out,
+                    ROW,
+                    into_out,
+                    ROW,
+                    np.int64(count),
+                    np.int64(n),
+                    np.int64(known),
+                    False,
+                )
             element = order[k]
-            for i in range(n):
+            for i in range(here):
                 out[VALUE * L + i] = z[r0 + i, element]
             if kind == 0:
                 for i in range(n):
@@ -140,9 +119,9 @@ def _unroll(
             else:
                 invert(out, (count + _1) // U(3), n, a, b, c)
             for i in range(n):
-                value = out[VALUE * L + i]
-                s[k * R + i] = value
-                x[r0 + i, element] = value
+                s[k * R + i] = out[VALUE * L + i]
+            for i in range(here):
+                x[r0 + i, element] = out[VALUE * L + i]
 
 
 @dataclass(frozen=True)
@@ -162,13 +141,24 @@ class Packed:
     order: Any
 
 
+@cfunc(TASK, cache=True)
+def _unrolling(table: Any) -> None:
+    t, part = opened(table), take(table)
+    rows = U(matrix(t, 0).shape[0])
+    while part < t[1]:
+        given = matrix(t, 0), matrix(t, 1), matrix(t, 2), cube(t, 3), matrix(t, 4), matrix(t, 5), vector(t, 6)
+        start = U(part) * R
+        _unroll(
+            *given, whole_matrix(t, 7), whole_vector(t, 8), matrix(t, 9),
+            np.int64(constant(t, 0)), constant(t, 1), constant(t, 2), constant(t, 3), start, min(start + R, rows),
+        )  # fmt: skip
+        part = take(table)
+
+
 def unroll(z: Tensor, first: Tensor, net: Packed, kind: str, settings: tuple[float, ...]) -> Tensor:
     """x (B, D) for float32 z (B, D) on the CPU; ``first`` (B or 1, H₁) is the first layer before any element; no gradient."""
     x = torch.empty(z.shape)
-    arrays = z.detach().contiguous().numpy(), first.detach().contiguous().numpy(), net.w_in, net.middle, net.bias
-    constants = (*settings, 0.0, 0.0, 0.0)[:3]
-    rest = net.w_out, net.b_out, net.upto, net.order, x.numpy(), KINDS[kind], *(np.float32(v) for v in constants)
-    # a thread takes whole blocks: rows side by side cost hardly more than one
-    blocks = -(-len(z) // int(R))
-    over_rows(lambda lo, hi: _unroll(*arrays, *rest, U(lo * int(R)), U(min(hi * int(R), len(z)))), blocks, 1)
+    arrays = z, first, net.w_in, net.middle, net.bias, net.w_out, net.b_out, net.upto, net.order, x
+    # rows side by side cost hardly more than one: a thread takes whole blocks
+    run_rows(_unrolling, arrays, (KINDS[kind], *settings, 0.0, 0.0, 0.0)[:4], block=int(R))
     return x

@@ -6,19 +6,12 @@ processor at once. Errors are below 2 units in the last place over the whole ran
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-from torch import Tensor
 
 F = np.float32
 # a product and a sum may be one instruction, NaN and infinity keep their meaning; a division by zero gives infinity rather
@@ -98,36 +91,3 @@ def softplus(x: Any) -> Any:
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e⁻ˣ)."""
     return F(1.0) / (F(1.0) + exp(-x))
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="pushforward-kernel")
-
-
-def over_rows(run: Callable[[int, int], None], rows: int, least: int) -> None:
-    """``run``(start, stop) over all ``rows``, on as many threads as torch uses, with ``least`` rows or more for each.
-
-    ``run`` must release the interpreter (nogil), or nothing is gained.
-    """
-    threads = max(1, min(torch.get_num_threads(), rows // max(1, least)))
-    if threads == 1:
-        run(0, rows)
-        return
-    edges = [rows * i // threads for i in range(threads + 1)]
-    pool = _pool(threads, os.getpid())  # a forked process has none of its parent's threads
-    others = [pool.submit(run, a, b) for a, b in pairwise(edges[1:])]
-    run(0, edges[1])
-    for other in others:
-        other.result()
-
-
-def run_rows(kernel: Any, arrays: tuple[Tensor, ...], constants: tuple[float, ...], cost: int) -> None:
-    """``kernel``(*arrays, start, stop, *constants) over the rows of float32 CPU tensors, of which the second are parameters.
-
-    ``cost`` is how many parameters are worth a thread of their own.
-    """
-    views = [t.detach().numpy() for t in arrays]
-    numbers = [F(value) for value in constants]
-    rows, each = len(arrays[0]), max(1, arrays[1].numel() // max(1, len(arrays[0])))
-    over_rows(lambda a, b: kernel(*views, np.uint64(a), np.uint64(b), *numbers), rows, max(1, cost // each))

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import cfunc, njit
 from torch import Tensor
 
-from pushforward.kernels.lanes import F, exp, lane_loops, log, run_rows, sigmoid, softplus
+from pushforward.kernels.lanes import F, exp, lane_loops, log, sigmoid, softplus
+from pushforward.kernels.threads import TASK, constant, cube, edge, matrix, opened, run_rows, take, vector
 
 U = np.uint64
 _0, _1, _2 = U(0), U(1), U(2)
@@ -292,17 +293,44 @@ def _pull_gradient(
                         gparams[r, p, c0 + d] = s[(Q + p) * L + at + d]
 
 
+@cfunc(TASK, cache=True)
+def _pulling(table: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        arrays = matrix(t, 0), cube(t, 1), matrix(t, 2), vector(t, 3)
+        _pull(*arrays, edge(t, part), edge(t, part + 1), constant(t, 0), constant(t, 1), constant(t, 2))
+        part = take(table)
+
+
+@cfunc(TASK, cache=True)
+def _pushing(table: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        arrays = matrix(t, 0), cube(t, 1), matrix(t, 2)
+        _push(*arrays, edge(t, part), edge(t, part + 1), constant(t, 0), constant(t, 1), constant(t, 2))
+        part = take(table)
+
+
+@cfunc(TASK, cache=True)
+def _differentiating(table: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        arrays = matrix(t, 0), cube(t, 1), matrix(t, 2), vector(t, 3), matrix(t, 4), cube(t, 5)
+        _pull_gradient(*arrays, edge(t, part), edge(t, part + 1), constant(t, 0), constant(t, 1), constant(t, 2))
+        part = take(table)
+
+
 def pull(x: Tensor, params: Tensor, bound: float, floor: float, offset: float) -> tuple[Tensor, Tensor]:
     """z (B, D) and V (B,) of float32 x (B, D) on the CPU under params (B, 3K − 1, D); no gradient is recorded."""
     z, score = torch.empty(x.shape), torch.empty(len(x))
-    run_rows(_pull, (x, params, z, score), (bound, floor, offset), 60_000)
+    run_rows(_pulling, (x, params, z, score), (bound, floor, offset), cost=12_000)
     return z, score
 
 
 def push(z: Tensor, params: Tensor, bound: float, floor: float, offset: float) -> Tensor:
     """The x (B, D) with pull(x) = z; no gradient is recorded."""
     x = torch.empty(z.shape)
-    run_rows(_push, (z, params, x), (bound, floor, offset), 60_000)
+    run_rows(_pushing, (z, params, x), (bound, floor, offset), cost=12_000)
     return x
 
 
@@ -312,5 +340,5 @@ def pull_gradient(
     """Gradients by x and params, given those by z (B, D) and V (B,)."""
     gx, gparams = torch.empty(x.shape), torch.empty(params.shape)
     arrays = (x, params, gz, gv, gx, gparams)
-    run_rows(_pull_gradient, arrays, (bound, floor, offset), 30_000)
+    run_rows(_differentiating, arrays, (bound, floor, offset), cost=6_000)
     return gx, gparams

@@ -1,30 +1,33 @@
 """Linear layers, and stacks of them with rectified units between, at the speed of the machine.
 
-On the CPU torch sends a float32 product to the BLAS it was built with, which on some processors uses half of their width;
-oneDNN, which is in the same build, uses all of it at the same precision (measured: docs/benchmarks.md). Small products stay
-where they are, since setting up a oneDNN call costs about as much as four million multiplications. A stack is one node of the
-graph: its gradient is written out, which spares half of the small operations that a net of a few narrow layers is made of.
+On the CPU torch sends a float32 product to the BLAS it was built with, which on some processors uses half of their width, and
+a net of a few narrow layers is made of so many small operations that two threads are hardly faster than one. In float32 a
+stack is one kernel forward and one back (``kernels.stack``; measured: docs/benchmarks.md). What is written here with torch's
+operations is its reference, and the way of small batches, other numbers and other machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ENOUGH = 4_000_000  # floating-point operations of a product from which oneDNN is the quicker way
-_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ROWS, _ENOUGH = 32, 500_000  # rows, and floating-point operations of a pass, from which copying the weights pays
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """x Wᵀ + b, then max(0, ·) with ``relu``."""
-    if _AVAILABLE and 2 * x.shape[0] * weight.numel() >= _ENOUGH:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
-    y = F.linear(x, weight, bias)
-    return y.relu_() if relu else y
+@cache
+def _available() -> bool:
+    from pushforward.kernels.product import AVAILABLE
+
+    return AVAILABLE
+
+
+def _large(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    return len(x) >= _ROWS and 2 * len(x) * sum(w.numel() for w in weights) >= _ENOUGH and _available()
 
 
 def _direct(x: Tensor, *others: Tensor) -> bool:
@@ -43,12 +46,9 @@ class Linear(nn.Linear):
     """A linear layer of vectors (B, inputs)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _direct(x, self.weight):
+        if self.bias is None or not _direct(x, self.weight) or not _large(x, [self.weight]):
             return F.linear(x, self.weight, self.bias)
-        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if not learns:
-            return _product(x, self.weight, self.bias)
-        return _Stack.apply(x, None, [None], self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return rectified(x, [self.weight], [self.bias])
 
 
 def rectified(
@@ -63,63 +63,81 @@ def rectified(
 
     ``shift`` (B, hidden) is added to the first layer before its max; ``masks`` are multiplied with the weights.
     """
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, *weights, *biases))
-    if learns and _direct(x, *weights):
-        given = list(masks) if masks is not None else [None] * len(weights)
-        return _Stack.apply(x, shift, given, *weights, *biases)  # type: ignore[no-untyped-call]
-    used = [w * m for w, m in zip(weights, masks, strict=True)] if masks is not None else list(weights)
-    direct = not learns and _direct(x, *weights)
-    last = len(used) - 1
-    for i, (w, b) in enumerate(zip(used, biases, strict=True)):
-        if direct and not (i == 0 and shift is not None):
-            x = _product(x, w, b, relu=i < last)
-            continue
-        x = F.linear(x, w, b)
-        x = x + shift if i == 0 and shift is not None else x
-        x = x.relu() if i < last else x
-    return x
+    if _direct(x, *weights):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, shift, *weights, *biases)):
+            given = list(masks) if masks is not None else [None] * len(weights)
+            return _Stack.apply(x, shift, given, *weights, *biases)  # type: ignore[no-untyped-call]
+        if _large(x, weights):
+            from pushforward.kernels import stack
+
+            return stack.forward(x, weights, biases, shift, masks, keep=False)[0]
+    used = [w * m for w, m in zip(weights, masks, strict=True)] if masks is not None else weights
+    return _values(x, used, biases, shift)[-1]
+
+
+def _values(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], shift: Tensor | None) -> list[Tensor]:
+    """x, what every layer makes of it, and the last layer's outputs."""
+    values, last = [x], len(weights) - 1
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        y = F.linear(values[-1], w, b)
+        y = y + shift if i == 0 and shift is not None else y
+        values.append(y.relu() if i < last else y)
+    return values
 
 
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor | None, masks: list[Tensor | None], *parameters: Tensor) -> Tensor:
         count = len(masks)
-        weights = [w if m is None else w * m for w, m in zip(parameters[:count], masks, strict=True)]
-        biases, values = parameters[count:], [x]
-        for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
-            added = shift if i == 0 else None
-            y = _product(values[-1], w, b, relu=i < count - 1 and added is None)
-            if added is not None:
-                y += added
-                y = y.relu_() if i < count - 1 else y
-            values.append(y)
-        ctx.save_for_backward(*values[:-1], *weights)
-        ctx.masks, ctx.shifted = masks, shift is not None
-        return values[-1]
+        weights, biases = parameters[:count], parameters[count:]
+        ctx.masks, ctx.shift, ctx.made = masks, shift is not None, None
+        if _large(x, weights):
+            from pushforward.kernels import stack
+
+            given = None if masks[0] is None else [m for m in masks if m is not None]
+            y, ctx.made = stack.forward(x, weights, biases, shift, given, keep=True)
+            assert ctx.made is not None
+            values = [x, *ctx.made.values]
+        else:
+            *values, y = _values(x, _masked(weights, masks), biases, shift)
+        # saved, so that torch notices where one of them is changed before the way back
+        ctx.save_for_backward(*values, *weights)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (g,) = gradients
-        count = len(ctx.masks)
+        count, needed = len(ctx.masks), ctx.needs_input_grad
         values, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         # a gradient that will be differentiated again, or many at once, is made of operations that can be
-        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        again = torch.is_grad_enabled() or not torch._C._has_storage(g)
+        by_x = by_shift = None
         by_weight: list[Tensor | None] = [None] * count
         by_bias: list[Tensor | None] = [None] * count
-        by_x = by_shift = None
-        for i in reversed(range(count)):
+        if ctx.made is not None and not again and g.dtype == torch.float32:
+            from pushforward.kernels import stack
+
+            wanted = [needed[3 + i] or needed[3 + count + i] for i in range(count)]
+            by_x, by_shift, by_weight, by_bias = stack.backward(
+                ctx.made, g, by_x=needed[0], by_shift=ctx.shift and needed[1], by_weight=wanted
+            )
+            by_weight = [w if w is None or m is None else w * m for w, m in zip(by_weight, ctx.masks, strict=True)]
+            return by_x, by_shift, None, *by_weight, *by_bias
+        for i, weight in reversed(list(enumerate(_masked(weights, ctx.masks)))):
             if i < count - 1:
-                above = values[i + 1]
-                g = g * (above > 0) if again else torch.ops.aten.threshold_backward(g, above, 0)
-            if ctx.needs_input_grad[3 + i]:
-                # oneDNN is slow over transposed views, the more so where rows have gaps between them: copies are quicker
-                gw = g.t() @ values[i] if again else _product(g.t().contiguous(), values[i].t().contiguous())
+                g = g * (values[i + 1] > 0)
+            if needed[3 + i]:
+                gw = g.t() @ values[i]
                 by_weight[i] = gw if ctx.masks[i] is None else gw * ctx.masks[i]
-            if ctx.needs_input_grad[3 + count + i]:
+            if needed[3 + count + i]:
                 by_bias[i] = g.sum(0)
-            if i == 0:
-                by_shift = g if ctx.shifted else None
-            if i > 0 or ctx.needs_input_grad[0]:
-                by_x = g @ weights[i] if again else _product(g, weights[i].t().contiguous())
-                g = by_x
-        return by_x if ctx.needs_input_grad[0] else None, by_shift, None, *by_weight, *by_bias
+            if i == 0 and ctx.shift:
+                by_shift = g
+            if i > 0 or needed[0]:
+                g = g @ weight
+                by_x = g if i == 0 else None
+        return by_x, by_shift, None, *by_weight, *by_bias
+
+
+def _masked(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    return [w if m is None else w * m for w, m in zip(weights, masks, strict=True)]

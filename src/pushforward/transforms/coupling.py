@@ -58,10 +58,13 @@ class Coupling(Transform):
         self.net, self.monotone = net, monotone
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = self.kept, self.size - self.kept
         if self.leading:
-            return x[:, : self.kept], x[:, self.kept :]
+            a, b = x.split(sizes, 1)
+            return a, b
         if self.trailing:
-            return x[:, self.size - self.kept :], x[:, : self.size - self.kept]
+            b, a = x.split(sizes[::-1], 1)
+            return a, b
         return x.index_select(1, self.first[: self.kept]), x.index_select(1, self.first[self.kept :])
 
     def _join(self, a: Tensor, b: Tensor) -> Tensor:
