@@ -91,8 +91,8 @@ FAULTS = (
     Fault(
         "gradients of the second thread's rows lost",
         "kernels/stack.py",
-        "total[0] if parts == 1 else total.sum(0)",
-        "total[0]",
+        "sums[0] if parts == 1 else sums.sum(0)",
+        "sums[0]",
         "kernels/test_kernels_stack.py",
     ),
     Fault(

@@ -51,7 +51,7 @@ def test_every_part_is_done_once(parts: int, count: int) -> None:
     with torch_threads(count):
         for _ in range(20):
             counts = np.zeros(parts, np.int64)
-            threads.run(_count, parts, [counts.ctypes.data])
+            threads.run(_count, parts, np.array([0, 0, counts.ctypes.data]))
             assert counts.tolist() == list(range(1, parts + 1))
 
 
@@ -70,7 +70,7 @@ def test_without_torchs_runtime_one_thread_does_all(monkeypatch: pytest.MonkeyPa
     counts = np.zeros(5, np.int64)
     with torch_threads(2):
         assert threads.threads(5) == 1
-        threads.run(_count, 5, [counts.ctypes.data])
+        threads.run(_count, 5, np.array([0, 0, counts.ctypes.data]))
     assert counts.tolist() == [1, 2, 3, 4, 5]
 
 

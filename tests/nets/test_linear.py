@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pushforward.nets.linear import Linear, rectified
 
-LARGE, SMALL = 600, 5  # rows with which 64 × 64 products go to oneDNN, and with which they do not
+LARGE, SMALL = 600, 5  # rows with which 64 × 64 products go to the kernel, and with which they do not
 
 
 def net(widths: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -12,6 +12,7 @@ and blocks of weights that a mask makes zero are passed over: a network of order
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from pushforward.kernels.threads import FIRST, TASK, floats, run, take, threads
 BLOCK = 64  # rows that go through all layers together
 
 # entries of a task's table: the whole stack's, then each layer's
-ROWS, LAYERS, X, X_STEP, Y, SHIFT, PARTS, G, G_X, G_SHIFT = (FIRST + i for i in range(10))
+ROWS, LAYERS, X, X_STEP, Y, SHIFT, G, G_X, G_SHIFT, G_STEP = (FIRST + i for i in range(10))
 HEAD = FIRST + 10
 EACH = 12
 # sizes, whole groups of both; weights (outputs × inputs) and masks as given; copies inputs × wide outputs and the other way
@@ -171,7 +172,7 @@ def _backward(t: Any, part: Any, r0: Any, n: Any, scratch: Any, width: Any) -> N
                         held[r * wide + i] = F(0.0)
                 v = scratch + 4 * 2 * BLOCK * width
         if t[at + GRADIENT] != 0:
-            _by_weight(t, l, g, g_step, v, n, t[at + GRADIENT] + 4 * part * outputs * (wide + 1))
+            _by_weight(t, l, g, g_step, v, n, t[at + GRADIENT] + 4 * part * t[G_STEP])
         if l == 0:
             if t[G_SHIFT] != 0:
                 by, of = carray(floats(t[G_SHIFT] + 4 * r0 * outputs), n * outputs), carray(floats(g), n * g_step)
@@ -236,12 +237,16 @@ def _reach(mask: Tensor) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Pass:
-    """What the way back needs of a pass forward; the tensors are kept here because the table has only their addresses."""
+    """What the way back needs of a pass forward.
 
-    head: list[int]
-    layers: list[list[int]]
-    values: list[Tensor]  # what enters the second layer, the third …
-    kept: tuple[Any, ...]
+    ``sizes``: inputs and outputs of each layer; ``values``: what enters the second layer, the third …; ``table``: the kernel's,
+    whose addresses are those of ``held``.
+    """
+
+    sizes: list[tuple[int, int]]
+    values: list[Tensor]
+    table: Any
+    held: tuple[Any, ...]
 
 
 def forward(
@@ -257,52 +262,52 @@ def forward(
     rows, count = len(x), len(weights)
     x = x.detach()
     x = x if x.stride(1) == 1 else x.contiguous()
-    widths = [x.shape[1], *(w.shape[0] for w in weights)]
+    widths = [x.shape[1], *(len(w) for w in weights)]
     wide = [_padded(width) for width in widths]
     copies = torch.empty(sum((2 * wide[i] + 1) * wide[i + 1] for i in range(count)))
     values = [torch.empty(rows, width) for width in wide[1:-1]] if keep else []
-    entered = [v[:, :width] for v, width in zip(values, widths[1:-1], strict=False)]
     y = torch.empty(rows, widths[-1])
     shift = None if shift is None else shift.expand(rows, widths[1]).contiguous()
     given = [t.contiguous() for t in (*weights, *biases, *(masks or ()))]
-    layers, at = [], copies.data_ptr()
+    entries = [0, 0, rows, count, x.data_ptr(), x.stride(0), y.data_ptr(), 0 if shift is None else shift.data_ptr(), 0, 0, 0, 0]
+    at = copies.data_ptr()
     for i in range(count):
-        along = at + 4 * wide[i] * wide[i + 1]
-        bias = along + 4 * wide[i] * wide[i + 1]
-        entry = [widths[i], widths[i + 1], given[i].data_ptr(), given[2 * count + i].data_ptr() if masks else 0]
-        entry += [given[count + i].data_ptr(), at, along, bias, values[i - 1].data_ptr() if i and keep else 0]
-        entry += [*(ranges.ctypes.data for ranges in _reach(masks[i])), 0] if masks else [0, 0, 0]
-        layers.append(entry)
-        at = bias + 4 * wide[i + 1]
-    head = [rows, count, x.data_ptr(), x.stride(0), y.data_ptr(), 0 if shift is None else shift.data_ptr(), 0, 0, 0, 0]
-    entries = head + [number for layer in layers for number in layer]
-    run(_copying, count, entries)
-    run(_pushing, -(-rows // BLOCK), entries)
-    return y, Pass(head, layers, entered, (x, copies, masks)) if keep else None
+        square = 4 * wide[i] * wide[i + 1]
+        entries += [widths[i], widths[i + 1], given[i].data_ptr(), given[2 * count + i].data_ptr() if masks else 0]
+        entries += [given[count + i].data_ptr(), at, at + square, at + 2 * square]
+        entries.append(values[i - 1].data_ptr() if i and keep else 0)
+        entries += [*(ranges.ctypes.data for ranges in _reach(masks[i])), 0] if masks else [0, 0, 0]
+        at += 2 * square + 4 * wide[i + 1]
+    table = np.array(entries, dtype=np.int64)
+    run(_copying, count, table)
+    run(_pushing, -(-rows // BLOCK), table)
+    if not keep:
+        return y, None
+    entered = [v[:, :width] for v, width in zip(values, widths[1:-1], strict=True)]
+    return y, Pass(list(itertools.pairwise(widths)), entered, table, (x, copies, masks))
 
 
 def backward(
     made: Pass, g: Tensor, *, by_x: bool, by_shift: bool, by_weight: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients by x, the shift, and, where wanted, each weight before its mask and each bias; given that by y."""
-    rows = made.head[0]
-    sizes = [(layer[INPUTS], layer[OUTPUTS]) for layer in made.layers]
+    sizes, table, rows = made.sizes, made.table.copy(), len(g)
     parts = threads(-(-rows // BLOCK))
     g = g.contiguous()
     g_x = torch.empty(rows, sizes[0][0]) if by_x else None
     g_shift = torch.empty(rows, sizes[0][1]) if by_shift else None
-    sums = [
-        torch.zeros(parts, o * (_padded(i) + 1)) if wanted else None for (i, o), wanted in zip(sizes, by_weight, strict=True)
-    ]
-    head = [*made.head[:7], *(0 if t is None else t.data_ptr() for t in (g, g_x, g_shift))]
-    entries = [*head]
-    for layer, total in zip(made.layers, sums, strict=True):
-        entries += [*layer[:GRADIENT], 0 if total is None else total.data_ptr()]
-    run(_pulling, parts, entries)
+    places = list(itertools.accumulate((o * (_padded(i) + 1) for i, o in sizes), initial=0))
+    sums = torch.zeros(parts, places[-1])  # of each thread, by every weight with its bias below
+    table[G], table[G_STEP] = g.data_ptr(), places[-1]
+    table[G_X], table[G_SHIFT] = (0 if t is None else t.data_ptr() for t in (g_x, g_shift))
+    for l, wanted in enumerate(by_weight):
+        table[HEAD + l * EACH + GRADIENT] = sums.data_ptr() + 4 * places[l] if wanted else 0
+    run(_pulling, parts, table)
+    total = sums[0] if parts == 1 else sums.sum(0)
     g_weights: list[Tensor | None] = []
     g_biases: list[Tensor | None] = []
-    for (i, o), total in zip(sizes, sums, strict=True):
-        whole = None if total is None else total[0] if parts == 1 else total.sum(0)
-        g_weights.append(None if whole is None else whole[: o * _padded(i)].view(o, _padded(i))[:, :i])
-        g_biases.append(None if whole is None else whole[o * _padded(i) :])
+    for (i, o), at, wanted in zip(sizes, places, by_weight, strict=False):
+        wide = _padded(i)
+        g_weights.append(total.as_strided((o, i), (wide, 1), at) if wanted else None)
+        g_biases.append(total.as_strided((o,), (1,), at + o * wide) if wanted else None)
     return g_x, g_shift, g_weights, g_biases

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,13 @@ unsigned = _numbers_at(types.uint64, ir.IntType(64))
 
 # The table of a kernel that works through rows of arrays: how many rows, where its constants are, then of every array the
 # address and three sizes.
-_ROWS, _CONSTANTS, _ARRAYS, _MOST = FIRST, FIRST + 1, FIRST + 2, 10
+_ROWS, _CONSTANTS, _ARRAYS = FIRST, FIRST + 1, FIRST + 2
 
 
 @njit(inline="always")
 def opened(table: Any) -> Any:
     """The entries of the table of ``run_rows``."""
-    return carray(table, _ARRAYS + 4 * _MOST)
+    return carray(table, _ARRAYS)  # its end is not looked at
 
 
 @njit(inline="always")
@@ -140,14 +140,19 @@ def threads(parts: int) -> int:
     return max(1, min(torch.get_num_threads(), parts)) if _runtime() is not None else 1
 
 
-def run(task: Any, parts: int, entries: Sequence[int]) -> None:
-    """``task`` (a numba cfunc of signature ``TASK``) on ``parts`` parts; what it reads from ``FIRST`` on is ``entries``."""
-    table = np.array([0, parts, *entries], dtype=np.int64)
+def run(task: Any, parts: int, table: Any) -> None:
+    """``task`` (a numba cfunc of signature ``TASK``) on ``parts`` parts; it reads ``table`` (int64) from ``FIRST`` on."""
+    table[0], table[1] = 0, parts
     count = threads(parts)
     if count == 1:
         _alone(task.address)(table.ctypes.data)
     else:
         _runtime()(task.address, table.ctypes.data, count, 0)
+
+
+@lru_cache(1024)
+def _kept(constants: tuple[float, ...]) -> Any:
+    return np.array(constants, dtype=np.float32)
 
 
 def run_rows(task: Any, arrays: Sequence[Any], constants: Sequence[float], *, cost: int = 0, block: int = 0) -> None:
@@ -157,11 +162,11 @@ def run_rows(task: Any, arrays: Sequence[Any], constants: Sequence[float], *, co
     Each thread gets an equal share of rows, if it has ``cost`` numbers of the second array at least; or, with ``block``, a part
     is so many rows.
     """
-    rows, numbers = len(arrays[0]), np.array(constants, dtype=np.float32)
-    entries = [rows, numbers.ctypes.data]
+    rows, numbers = len(arrays[0]), _kept(tuple(constants))
+    entries = [0, 0, rows, numbers.ctypes.data]
     held = [array.contiguous() if isinstance(array, Tensor) else array for array in arrays]
     for array in held:
         address = array.data_ptr() if isinstance(array, Tensor) else array.ctypes.data
         entries += [address, *array.shape, 1, 1][:4]
-    entries += [0] * (4 * (_MOST - len(arrays)))
-    run(task, -(-rows // block) if block else threads(min(rows, arrays[1].numel() // cost)), entries)
+    parts = -(-rows // block) if block else threads(min(rows, arrays[1].numel() // cost))
+    run(task, parts, np.array(entries, dtype=np.int64))
