@@ -304,6 +304,9 @@ def test_folders_are_not_overwritten_without_force(cli, made, tmp_path):
     before = contents(tmp_path)
     refused(cli("fit", made / "points.npy", "gmm", "--out", "r", "--quiet"), "not empty", "--force")
     refused(cli("sample", made / "digits", "--out", "r/"), "not empty", "--force")
+    # a folder of that name would be read instead of the bundled set
+    for verb in ("fit", "compare"):
+        refused(cli(verb, "moons", "gmm", "--out", "moons", "--force", "--quiet"), "same name", "runs/moons")
     refused(cli("compare", made / "points.npy", "gmm", "--out", "r", "--quiet"), "not empty", "--force")
     refused(cli("sample", made / "points", "--out", "r"), "no ending")
     assert contents(tmp_path) == before

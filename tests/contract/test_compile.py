@@ -10,6 +10,7 @@ import torch
 
 from pushforward.catalog import FAMILIES
 from pushforward.core.model import FitsDirectly
+from pushforward.solvers import ode
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")]
 
@@ -36,3 +37,14 @@ def test_a_compiled_model_has_the_same_loss_and_gradients(tiny: Any, name: str) 
     for n, gradient in gradients.items():
         scale = float(gradient.abs().max()) + 1e-6
         torch.testing.assert_close(others[n] / scale, gradient / scale, rtol=1e-2, atol=1e-2, msg=lambda m, n=n: f"{n}: {m}")
+
+
+def test_a_compiled_step_of_a_bare_product_keeps_its_weights() -> None:
+    """torch 2.13 loses the alpha of a sum with a product: a field without a bias would be solved wrongly."""
+    matrix = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    y, times = torch.ones(5, 6), torch.linspace(0, 1, 3)
+
+    def end(y: torch.Tensor) -> torch.Tensor:
+        return ode.fixed(lambda t, state: (state[0] @ matrix,), (y,), times, "heun")[0]
+
+    torch.testing.assert_close(torch.compile(end)(y), end(y), rtol=1e-4, atol=1e-5)

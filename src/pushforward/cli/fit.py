@@ -79,6 +79,7 @@ class Fit(Command):
         return cls if named is None else _with_options(cls, family(named))
 
     def do(self, argv: Sequence[str]) -> int:
+        from pushforward.fitting.files import apart
         from pushforward.fitting.fit import fit_data, open_for, training_from
 
         fam = family(self.family)
@@ -87,6 +88,7 @@ class Fit(Command):
             raise UsageError("give --steps or --minutes, not both")
         config = fam.configure(self._own(fam))
         run = self._place(fam)
+        apart(self.data, self.out)
         data = open_for(self.data, fam, target=self.target, condition=self.condition or None, **self.reading.options())
         if not self.quiet:
             _announce(data, fam, run)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pushforward.catalog import FAMILIES, family
 from pushforward.core.errors import DataError, Interrupted, PushforwardError, RecipeError
 from pushforward.fitting.evaluate import Evaluation, evaluate, write_evaluation
-from pushforward.fitting.files import whole, write_json, writing_failed
+from pushforward.fitting.files import apart, whole, write_json, writing_failed
 from pushforward.fitting.fit import fit_data, open_for, training_from
 from pushforward.fitting.options import split_options
 from pushforward.fitting.progress import Progress
@@ -189,6 +189,7 @@ def compare(
     base = training_from({**given, "minutes": minutes, "steps": steps, "seed": seed})
     folder = Path(out) if out is not None else None
     if folder is not None:
+        apart(data, folder)
         _prepare_folder(folder, force)
     how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
     results: list[Result] = []

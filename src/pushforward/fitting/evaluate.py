@@ -158,6 +158,7 @@ def _samples(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metr
     schema = fitted.schema
     test = _some(splits.test, _SAMPLED, seed)
     n = min(512 if _large(schema) else _SAMPLED, max(64, len(test)))
+    fitted.sample_rows(1, seed=seed)  # a first draw may load kernels
     began = time.monotonic()
     drawn = fitted.sample_rows(n, seed=mix(seed, 0xE7A1))
     per_second = n / (time.monotonic() - began)

@@ -38,6 +38,14 @@ def whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def apart(data: Any, out: str | Path | None) -> None:
+    """Refuses to write into the folder that is the data, or that would from then on be what their name means."""
+    if out is not None and isinstance(data, (str, Path)) and Path(out).resolve() == Path(data).resolve():
+        raise PushforwardError(
+            f"--out {out} and the data have the same name: choose another --out, such as runs/{Path(out).name}"
+        )
+
+
 def writing_failed(path: Path, error: OSError) -> PushforwardError:
     """The one line that says why ``path`` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

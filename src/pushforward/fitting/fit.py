@@ -22,7 +22,7 @@ from pushforward.data.bounds import Ends
 from pushforward.data.dataset import Data, Splits
 from pushforward.data.sources import open_data
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
-from pushforward.fitting.files import read_json, write_json, writing_failed
+from pushforward.fitting.files import apart, read_json, write_json, writing_failed
 from pushforward.fitting.fitted import Fitted
 from pushforward.fitting.loop import Callback, Job
 from pushforward.fitting.options import Training, split_options
@@ -101,6 +101,7 @@ def fit(
     training = training_from(given)
     config = fam.configure(own)
     how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
+    apart(data, out)
     opened = open_for(data, fam, target=target, condition=condition, **how)
     return fit_data(
         opened, fam, config, training, out=out, resume=resume, force=force, report=report, callback=callback, quiet=quiet

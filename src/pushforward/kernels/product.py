@@ -11,6 +11,7 @@ Matrices are given by address (int64) and strides, counted in numbers.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import binding, ir
@@ -21,8 +22,11 @@ from numba.extending import intrinsic
 from pushforward.kernels.lanes import lane_loops
 from pushforward.kernels.threads import integers
 
-_host = binding.get_host_cpu_features()
-AVAILABLE = bool(_host.get("fma") or _host.get("neon") or _host.get("avx512f"))
+try:
+    _host = dict(binding.get_host_cpu_features())
+except RuntimeError:  # LLVM does not know this processor
+    _host = {}
+AVAILABLE = bool(_host.get("fma") or _host.get("avx512f") or platform.machine() in ("arm64", "aarch64"))
 """Whether the processor multiplies and adds in one instruction; without, the products of torch are quicker."""
 LANES = 16 if _host.get("avx512f") else 8 if _host.get("fma") else 4
 ROWS = 8 if LANES != 8 else 4  # the registers of a processor hold a tile of two vectors by so many rows

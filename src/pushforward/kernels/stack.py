@@ -38,9 +38,13 @@ EACH = 12
 INPUTS, OUTPUTS, WEIGHT, MASK, BIAS, ACROSS, ALONG, WIDE_BIAS, ENTERS, BY_OUTPUT, BY_INPUT, GRADIENT = range(12)
 
 
-@njit(**lane_loops)
-def _whole(n: Any) -> Any:
-    return (n + GROUP - 1) // GROUP * GROUP
+def _padded(n: int) -> int:
+    """How many numbers a row of n has: whole groups, and never so many that all rows begin in the same place of the caches."""
+    whole = (n + GROUP - 1) // GROUP * GROUP
+    return whole + GROUP if whole % 1024 == 0 else whole
+
+
+_wide = njit(**lane_loops)(_padded)
 
 
 @njit(**lane_loops)
@@ -48,7 +52,7 @@ def _copy(t: Any, l: Any) -> None:
     """Layer l's masked weights in both orders, and its bias, padded with zeros."""
     at = HEAD + l * EACH
     inputs, outputs = t[at + INPUTS], t[at + OUTPUTS]
-    wide_in, wide_out = _whole(inputs), _whole(outputs)
+    wide_in, wide_out = _wide(inputs), _wide(outputs)
     weight, bias = carray(floats(t[at + WEIGHT]), outputs * inputs), carray(floats(t[at + BIAS]), outputs)
     mask = carray(floats(t[at + MASK] if t[at + MASK] != 0 else t[at + WEIGHT]), outputs * inputs)
     masked = t[at + MASK] != 0
@@ -87,7 +91,7 @@ def _forward(t: Any, r0: Any, n: Any, scratch: Any, width: Any) -> None:
     for l in range(layers):
         at = HEAD + l * EACH
         inputs, outputs = t[at + INPUTS], t[at + OUTPUTS]
-        wide = _whole(outputs)
+        wide = _wide(outputs)
         last = l == layers - 1
         c = scratch + 4 * (l % 2) * BLOCK * width
         if last and wide == outputs:
@@ -117,7 +121,7 @@ def _forward(t: Any, r0: Any, n: Any, scratch: Any, width: Any) -> None:
 def _widest(t: Any) -> Any:
     width = 0
     for l in range(t[LAYERS]):
-        width = max(width, _whole(t[HEAD + l * EACH + INPUTS]), _whole(t[HEAD + l * EACH + OUTPUTS]))
+        width = max(width, _wide(t[HEAD + l * EACH + INPUTS]), _wide(t[HEAD + l * EACH + OUTPUTS]))
     return width
 
 
@@ -138,10 +142,10 @@ def _by_weight(t: Any, l: Any, g: Any, g_step: Any, v: Any, n: Any, into: Any) -
     """Adds g (n, outputs)ᵀ v (n, inputs) to the matrix at ``into``, and below it the sums of g."""
     at = HEAD + l * EACH
     inputs, outputs = t[at + INPUTS], t[at + OUTPUTS]
-    wide = _whole(inputs)
+    wide = _wide(inputs)
     for o in range(0, outputs, GROUP):
         first, last = reach(t[at + BY_OUTPUT], o, 1, inputs)
-        left, right = first // GROUP * GROUP, _whole(last)
+        left, right = first // GROUP * GROUP, (last + GROUP - 1) // GROUP * GROUP
         c = into + 4 * (o * wide + left)
         product(g + 4 * o, 1, g_step, v + 4 * left, wide, c, wide, c, wide, min(GROUP, outputs - o), right - left, n, 0, False)
     sums, of = carray(floats(into + 4 * outputs * wide), outputs), carray(floats(g), n * g_step)
@@ -159,7 +163,7 @@ def _backward(t: Any, part: Any, r0: Any, n: Any, scratch: Any, width: Any) -> N
     for l in range(layers - 1, -1, -1):
         at = HEAD + l * EACH
         inputs, outputs = t[at + INPUTS], t[at + OUTPUTS]
-        wide = _whole(inputs)
+        wide = _wide(inputs)
         v = t[at + ENTERS] + 4 * r0 * wide
         if l == 0:
             v = t[X] + 4 * r0 * t[X_STEP]
@@ -215,10 +219,6 @@ def _pulling(table: Any) -> None:
         part = take(table)
 
 
-def _padded(n: int) -> int:
-    return -(-n // GROUP) * GROUP
-
-
 _reaches: Any = WeakTensorKeyDictionary()
 
 
@@ -269,6 +269,7 @@ def forward(
     y = torch.empty(rows, widths[-1])
     shift = None if shift is None else shift.expand(rows, widths[1]).contiguous()
     given = [t.contiguous() for t in (*weights, *biases, *(masks or ()))]
+    reaches = [_reach(mask) for mask in masks or ()]
     entries = [0, 0, rows, count, x.data_ptr(), x.stride(0), y.data_ptr(), 0 if shift is None else shift.data_ptr(), 0, 0, 0, 0]
     at = copies.data_ptr()
     for i in range(count):
@@ -276,7 +277,7 @@ def forward(
         entries += [widths[i], widths[i + 1], given[i].data_ptr(), given[2 * count + i].data_ptr() if masks else 0]
         entries += [given[count + i].data_ptr(), at, at + square, at + 2 * square]
         entries.append(values[i - 1].data_ptr() if i and keep else 0)
-        entries += [*(ranges.ctypes.data for ranges in _reach(masks[i])), 0] if masks else [0, 0, 0]
+        entries += [*(ranges.ctypes.data for ranges in reaches[i]), 0] if masks else [0, 0, 0]
         at += 2 * square + 4 * wide[i + 1]
     table = np.array(entries, dtype=np.int64)
     run(_copying, count, table)
@@ -284,7 +285,7 @@ def forward(
     if not keep:
         return y, None
     entered = [v[:, :width] for v, width in zip(values, widths[1:-1], strict=True)]
-    return y, Pass(list(itertools.pairwise(widths)), entered, table, (x, copies, masks))
+    return y, Pass(list(itertools.pairwise(widths)), entered, table, (x, copies, reaches))
 
 
 def backward(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ROWS, _ENOUGH = 32, 500_000  # rows, and floating-point operations of a pass, from which copying the weights pays
+# rows, and floating-point operations of a pass, from which copying the weights pays; and a size of weight beyond which it does not
+_ROWS, _ENOUGH, _HUGE = 64, 1_000_000, 1_500_000
 
 
 @cache
@@ -27,7 +28,10 @@ def _available() -> bool:
 
 
 def _large(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    return len(x) >= _ROWS and 2 * len(x) * sum(w.numel() for w in weights) >= _ENOUGH and _available()
+    if len(x) < _ROWS or not _available():
+        return False
+    sizes = [w.numel() for w in weights]
+    return 2 * len(x) * sum(sizes) >= _ENOUGH and max(sizes) <= _HUGE
 
 
 def _direct(x: Tensor, *others: Tensor) -> bool:

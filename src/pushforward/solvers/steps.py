@@ -36,7 +36,8 @@ def weighted(slopes: Sequence[Tensor], row: Row, scale: float | Tensor = 1.0) ->
         return scale * weighted(slopes, row)
     total = (scale * terms[0][0]) * terms[0][1]
     for c, k in terms[1:]:
-        total = torch.add(total, k, alpha=scale * c)
+        # torch 2.13's compiler forgets alpha where k is a bare product of matrices
+        total = total + (scale * c) * k if torch.compiler.is_compiling() else torch.add(total, k, alpha=scale * c)
     return total
 
 

@@ -129,7 +129,7 @@ class ODE(Transform):
         z, integrals = self._solve(x, context, draws, 0.0, 1.0, ("trace", *weights))
         penalty = torch.zeros_like(integrals[:, 0])
         for column, weight in enumerate(weights.values(), 1):
-            penalty = torch.add(penalty, integrals[:, column], alpha=weight)
+            penalty = penalty + weight * integrals[:, column]
         return z, integrals[:, 0], penalty
 
     @torch.no_grad()
