@@ -98,8 +98,8 @@ FAULTS = (
     Fault(
         "the last input that a masked unit sees passed over",
         "kernels/stack.py",
-        "(at[0], at[-1] + 1) if at",
-        "(at[0], max(at[-1], 1)) if at",
+        "(at[0], at[-1] + 1) if at else",
+        "(at[0], max(at[-1], 1)) if at else",
         "kernels/test_kernels_stack.py",
     ),
     Fault(

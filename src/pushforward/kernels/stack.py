@@ -223,11 +223,17 @@ _reaches: Any = WeakTensorKeyDictionary()
 
 
 def _reach(mask: Tensor) -> tuple[Any, Any]:
-    """Which inputs the outputs of a masked layer see, (groups of outputs, 2), first and last + 1; and the other way round."""
+    """Which inputs the outputs of a masked layer see, (groups of a row of outputs, 2), first and last + 1; and the other way
+    round."""
 
     def ranges(seen: Tensor) -> Any:
         places = [group.any(0).nonzero().flatten().tolist() for group in seen.split(GROUP)]
-        return np.array([(at[0], at[-1] + 1) if at else (0, 0) for at in places], dtype=np.int64)
+        found = np.tile(
+            np.array([seen.shape[1], 0], dtype=np.int64), (_padded(len(seen)) // GROUP, 1)
+        )  # nothing, as that of padding is
+        for i, at in enumerate(places):
+            found[i] = (at[0], at[-1] + 1) if at else found[i]
+        return found
 
     known = _reaches.get(mask)
     if known is None or known[0] != mask._version:

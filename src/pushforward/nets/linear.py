@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# rows, and floating-point operations of a pass, from which copying the weights pays; and a size of weight beyond which it does not
+# rows, and floating-point operations of a pass, from which copying the weights pays; and the size of weight beyond which not
 _ROWS, _ENOUGH, _HUGE = 64, 1_000_000, 1_500_000
 
 
