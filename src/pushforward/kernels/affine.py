@@ -107,7 +107,7 @@ def _differentiating(table: Any) -> None:
 
 def pull(x: Tensor, params: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """z (B, D) and V (B,) of float32 x (B, D) on the CPU under params (B, 2, D); no gradient is recorded."""
-    z, score = torch.empty(x.shape), torch.empty(len(x))
+    z, score = torch.empty(x.shape), torch.empty(x.shape[0])
     run_rows(_pulling, (x, params, z, score), (bound,), cost=8_000)
     return z, score
 

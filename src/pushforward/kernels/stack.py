@@ -265,10 +265,10 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Pass | None]:
     """y (B, outputs) of float32 x (B, inputs) on the CPU, and with ``keep`` what ``backward`` needs; no gradient is kept."""
-    rows, count = len(x), len(weights)
+    rows, count = x.shape[0], len(weights)
     x = x.detach()
     x = x if x.stride(1) == 1 else x.contiguous()
-    widths = [x.shape[1], *(len(w) for w in weights)]
+    widths = [x.shape[1], *(w.shape[0] for w in weights)]
     wide = [_padded(width) for width in widths]
     copies = torch.empty(sum((2 * wide[i] + 1) * wide[i + 1] for i in range(count)))
     values = [torch.empty(rows, width) for width in wide[1:-1]] if keep else []
@@ -298,7 +298,7 @@ def backward(
     made: Pass, g: Tensor, *, by_x: bool, by_shift: bool, by_weight: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients by x, the shift, and, where wanted, each weight before its mask and each bias; given that by y."""
-    sizes, table, rows = made.sizes, made.table.copy(), len(g)
+    sizes, table, rows = made.sizes, made.table.copy(), g.shape[0]
     parts = threads(-(-rows // BLOCK))
     g = g.contiguous()
     g_x = torch.empty(rows, sizes[0][0]) if by_x else None

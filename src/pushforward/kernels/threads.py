@@ -162,7 +162,7 @@ def run_rows(task: Any, arrays: Sequence[Any], constants: Sequence[float], *, co
     Each thread gets an equal share of rows, if it has ``cost`` numbers of the second array at least; or, with ``block``, a part
     is so many rows.
     """
-    rows, numbers = len(arrays[0]), _kept(tuple(constants))
+    rows, numbers = arrays[0].shape[0], _kept(tuple(constants))
     entries = [0, 0, rows, numbers.ctypes.data]
     held = [array.contiguous() if isinstance(array, Tensor) else array for array in arrays]
     for array in held:
