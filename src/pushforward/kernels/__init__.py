@@ -2,4 +2,35 @@
 
 Lives here: kernels on float32 arrays, each named by the slow readable reference it must equal (a test holds them together).
 Never here: anything that has no such reference, or that a few tensor operations do as well.
+
+A kernel is compiled for the processor when its module is first imported, which takes seconds, and kept on disk: who waits at a
+terminal is told why.
 """
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from functools import cache
+from typing import Any
+
+_PATIENCE = 2.0  # seconds
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("affine", "autoregressive", "lanes", "product", "spline", "stack", "threads"):
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    notice = threading.Timer(_PATIENCE, _explain)
+    notice.daemon = True
+    notice.start()
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    finally:
+        notice.cancel()
+
+
+@cache
+def _explain() -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        print("pushforward: compiling kernels for this processor, once; later runs find them ready", file=sys.stderr)
