@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.nets.linear import Linear, rectified
+from pushforward.transforms.monotone import Affine
 
 LARGE, SMALL = 600, 5  # rows with which 64 × 64 products go to the kernel, and with which they do not
 
@@ -90,3 +91,19 @@ def test_a_layer_is_torchs_layer() -> None:
         assert layer(torch.randn(LARGE, 64)).dtype == torch.bfloat16
     mapped = torch.func.vmap(layer)(torch.randn(3, LARGE, 64))
     assert mapped.shape == (3, LARGE, 64)
+
+
+def test_the_default_dtype_of_torch_does_not_reach_the_kernels() -> None:
+    x, (weights, biases, masks) = torch.randn(LARGE, 64), net((64, 64, 64))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            y = rectified(x, weights, biases, masks=masks)
+            z, v = Affine().pull(x, y[:, None].expand(-1, 2, -1))
+            found.append([y, z, v, *torch.autograd.grad(z.sum() + v.sum(), weights)])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for one, other in zip(*found, strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

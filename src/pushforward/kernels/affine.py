@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numba import cfunc, njit
 from torch import Tensor
 
@@ -107,13 +106,13 @@ def _differentiating(table: Any) -> None:
 
 def pull(x: Tensor, params: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """z (B, D) and V (B,) of float32 x (B, D) on the CPU under params (B, 2, D); no gradient is recorded."""
-    z, score = torch.empty(x.shape), torch.empty(x.shape[0])
+    z, score = x.new_empty(x.shape), x.new_empty(x.shape[0])
     run_rows(_pulling, (x, params, z, score), (bound,), cost=8_000)
     return z, score
 
 
 def gradient(x: Tensor, params: Tensor, gz: Tensor, gv: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Gradients by x and params, given those by z (B, D) and V (B,)."""
-    gx, gparams = torch.empty(x.shape), torch.empty(params.shape)
+    gx, gparams = x.new_empty(x.shape), x.new_empty(params.shape)
     run_rows(_differentiating, (x, params, gz, gv, gx, gparams), (bound,), cost=4_000)
     return gx, gparams

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numba import cfunc, njit
 from torch import Tensor
 
@@ -157,7 +156,7 @@ def _unrolling(table: Any) -> None:
 
 def unroll(z: Tensor, first: Tensor, net: Packed, kind: str, settings: tuple[float, ...]) -> Tensor:
     """x (B, D) for float32 z (B, D) on the CPU; ``first`` (B or 1, H₁) is the first layer before any element; no gradient."""
-    x = torch.empty(z.shape)
+    x = z.new_empty(z.shape)
     arrays = z, first, net.w_in, net.middle, net.bias, net.w_out, net.b_out, net.upto, net.order, x
     # rows side by side cost hardly more than one: a thread takes whole blocks
     run_rows(_unrolling, arrays, (KINDS[kind], *settings, 0.0, 0.0, 0.0)[:4], block=int(R))

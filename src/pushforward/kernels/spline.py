@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numba import cfunc, njit
 from torch import Tensor
 
@@ -322,14 +321,14 @@ def _differentiating(table: Any) -> None:
 
 def pull(x: Tensor, params: Tensor, bound: float, floor: float, offset: float) -> tuple[Tensor, Tensor]:
     """z (B, D) and V (B,) of float32 x (B, D) on the CPU under params (B, 3K − 1, D); no gradient is recorded."""
-    z, score = torch.empty(x.shape), torch.empty(len(x))
+    z, score = x.new_empty(x.shape), x.new_empty(x.shape[0])
     run_rows(_pulling, (x, params, z, score), (bound, floor, offset), cost=12_000)
     return z, score
 
 
 def push(z: Tensor, params: Tensor, bound: float, floor: float, offset: float) -> Tensor:
     """The x (B, D) with pull(x) = z; no gradient is recorded."""
-    x = torch.empty(z.shape)
+    x = z.new_empty(z.shape)
     run_rows(_pushing, (z, params, x), (bound, floor, offset), cost=12_000)
     return x
 
@@ -338,7 +337,7 @@ def pull_gradient(
     x: Tensor, params: Tensor, gz: Tensor, gv: Tensor, bound: float, floor: float, offset: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients by x and params, given those by z (B, D) and V (B,)."""
-    gx, gparams = torch.empty(x.shape), torch.empty(params.shape)
+    gx, gparams = x.new_empty(x.shape), x.new_empty(params.shape)
     arrays = (x, params, gz, gv, gx, gparams)
     run_rows(_differentiating, arrays, (bound, floor, offset), cost=6_000)
     return gx, gparams

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numba import carray, cfunc, njit
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -85,7 +84,7 @@ def _copying(table: Any) -> None:
 
 @njit(**lane_loops)
 def _forward(t: Any, r0: Any, n: Any, scratch: Any, width: Any) -> None:
-    """n rows from r0 on; ``scratch`` has three blocks of rows of ``width``, used where nothing is kept."""
+    """n rows from r0 on; ``scratch`` has two blocks of rows of ``width``, used where nothing is kept."""
     layers = t[LAYERS]
     a, a_step = t[X] + 4 * r0 * t[X_STEP], t[X_STEP]
     for l in range(layers):
@@ -228,9 +227,8 @@ def _reach(mask: Tensor) -> tuple[Any, Any]:
 
     def ranges(seen: Tensor) -> Any:
         places = [group.any(0).nonzero().flatten().tolist() for group in seen.split(GROUP)]
-        found = np.tile(
-            np.array([seen.shape[1], 0], dtype=np.int64), (_padded(len(seen)) // GROUP, 1)
-        )  # nothing, as that of padding is
+        nothing = np.array([seen.shape[1], 0], dtype=np.int64)  # such as padding sees
+        found = np.tile(nothing, (_padded(len(seen)) // GROUP, 1))
         for i, at in enumerate(places):
             found[i] = (at[0], at[-1] + 1) if at else found[i]
         return found
@@ -270,9 +268,9 @@ def forward(
     x = x if x.stride(1) == 1 else x.contiguous()
     widths = [x.shape[1], *(w.shape[0] for w in weights)]
     wide = [_padded(width) for width in widths]
-    copies = torch.empty(sum((2 * wide[i] + 1) * wide[i + 1] for i in range(count)))
-    values = [torch.empty(rows, width) for width in wide[1:-1]] if keep else []
-    y = torch.empty(rows, widths[-1])
+    copies = x.new_empty(sum((2 * wide[i] + 1) * wide[i + 1] for i in range(count)))
+    values = [x.new_empty(rows, width) for width in wide[1:-1]] if keep else []
+    y = x.new_empty(rows, widths[-1])
     shift = None if shift is None else shift.expand(rows, widths[1]).contiguous()
     given = [t.contiguous() for t in (*weights, *biases, *(masks or ()))]
     reaches = [_reach(mask) for mask in masks or ()]
@@ -301,10 +299,10 @@ def backward(
     sizes, table, rows = made.sizes, made.table.copy(), g.shape[0]
     parts = threads(-(-rows // BLOCK))
     g = g.contiguous()
-    g_x = torch.empty(rows, sizes[0][0]) if by_x else None
-    g_shift = torch.empty(rows, sizes[0][1]) if by_shift else None
+    g_x = g.new_empty(rows, sizes[0][0]) if by_x else None
+    g_shift = g.new_empty(rows, sizes[0][1]) if by_shift else None
     places = list(itertools.accumulate((o * (_padded(i) + 1) for i, o in sizes), initial=0))
-    sums = torch.zeros(parts, places[-1])  # of each thread, by every weight with its bias below
+    sums = g.new_zeros(parts, places[-1])  # of each thread, by every weight with its bias below
     table[G], table[G_STEP] = g.data_ptr(), places[-1]
     table[G_X], table[G_SHIFT] = (0 if t is None else t.data_ptr() for t in (g_x, g_shift))
     for l, wanted in enumerate(by_weight):
