@@ -64,7 +64,7 @@ class Processes:
 
         What that costs: on the CPUs measured (without AMX) nothing is rounded, and log densities of flows differ from
         float64 by 1e-5 to 4e-5 nats as in float32. With factors rounded by hand they differ by 0.006 to 0.02 (TF32) and 0.05
-        to 0.09 (bf16); autocast to bf16 costs 0.1 to 3. Convolutions have settings of their own (torch.backends.cudnn), and
+        to 0.09 (bf16); autocast to bf16 costs 0.04 to 0.2. Convolutions have settings of their own (torch.backends.cudnn), and
         cuDNN's use TF32 by default. The setting is one of the whole process, and as the caller had it afterwards.
         """
         if self.precision != "medium":

@@ -29,7 +29,7 @@ class Training:
     """Of training only. auto takes bf16 for convolutional nets on hardware that multiplies it faster, else float32. medium is
     float32 in which torch may round the factors of matrix products where that is quicker: log densities are off by 1e-5 to
     4e-5 nats as in float32 on CPUs that do not round (all measured), by about 0.01 with TF32 (CUDA) and 0.1 with bf16 factors
-    (AMX), both simulated; with bf16 by 0.1 to 3."""
+    (AMX), both simulated; with bf16 by 0.04 to 0.2."""
     learning_rate: float | None = None
     """Peak learning rate (default 1e-3)."""
     weight_decay: float | None = None

@@ -9,8 +9,11 @@ terminal is told why.
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import shutil
 import sys
+import tempfile
 import threading
 from functools import cache
 from typing import Any
@@ -25,9 +28,23 @@ def __getattr__(name: str) -> Any:
     notice.daemon = True
     notice.start()
     try:
-        return importlib.import_module(f"{__name__}.{name}")
+        return _imported(f"{__name__}.{name}")
     finally:
         notice.cancel()
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+    # neither this folder nor the user's can be written, as in a sealed container: what is compiled lasts as long as the process
+    from numba import config
+
+    config.CACHE_DIR = tempfile.mkdtemp(prefix="pushforward-kernels-")
+    atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+    return importlib.import_module(module)
 
 
 @cache
