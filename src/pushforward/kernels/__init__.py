@@ -42,8 +42,9 @@ def _imported(module: str) -> Any:
     # neither this folder nor the user's can be written, as in a sealed container: what is compiled lasts as long as the process
     from numba import config
 
-    config.CACHE_DIR = tempfile.mkdtemp(prefix="pushforward-kernels-")
-    atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="pushforward-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    setattr(config, "CACHE_DIR", folder)  # noqa: B010  numba makes its settings when it is imported
     return importlib.import_module(module)
 
 
