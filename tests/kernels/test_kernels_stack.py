@@ -19,7 +19,7 @@ def formula(x: Tensor, weights: list[Tensor], biases: list[Tensor], masks: list[
     return x
 
 
-@pytest.mark.parametrize("rows", [1, 63, 64, 200])
+@pytest.mark.parametrize("rows", [1, 63, 64, 300])
 @pytest.mark.parametrize("widths", [(5, 7), (16, 32, 16), (21, 40, 130, 44), (1, 33, 17, 64, 3), (3, 1024, 1020, 5)])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shifted", [False, True])

@@ -297,7 +297,8 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients by x, the shift, and, where wanted, each weight before its mask and each bias; given that by y."""
     sizes, table, rows = made.sizes, made.table.copy(), g.shape[0]
-    parts = threads(-(-rows // BLOCK))
+    # every part has sums of its own, which are added up in the end: with two blocks or more they are worth it
+    parts = threads(rows // (2 * BLOCK))
     g = g.contiguous()
     g_x = g.new_empty(rows, sizes[0][0]) if by_x else None
     g_shift = g.new_empty(rows, sizes[0][1]) if by_shift else None
