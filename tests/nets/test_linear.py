@@ -79,6 +79,26 @@ def test_gradients_can_be_differentiated_again_and_taken_many_at_once(rows: int)
     torch.testing.assert_close(again[0], again[1], rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("rows", [SMALL, LARGE])
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives_by_everything(rows: int, masked: bool) -> None:
+    """A gradient by a weight depends on the units that enter its layer, and these on every weight below and on x."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        weights, biases, masks = net((64, 64, 64, 2), dtype)
+        generator = torch.Generator().manual_seed(1)
+        x, shift = (torch.randn(rows, 64, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
+        if dtype == torch.float32:
+            y = rectified(x, weights, biases, shift=shift, masks=masks if masked else None)
+        else:
+            y = plain(x, [w * m for w, m in zip(weights, masks, strict=True)] if masked else weights, biases, shift)
+        leaves = [*weights, *biases, x, shift]
+        first = torch.autograd.grad(y.square().mean(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    for mine, truth in zip(*found, strict=True):
+        assert float((mine.double() - truth).norm()) < 1e-3 * float(truth.norm())
+
+
 def test_a_layer_is_torchs_layer() -> None:
     torch.manual_seed(0)
     layer = Linear(64, 64)

@@ -83,27 +83,11 @@ def _unroll(
                 for i in range(n):
                     out[(Q + p) * L + i] = b_out[k * count + p]
             if known > _0:
-                step = np.int64(w_out.shape[1])
-                weights, into_out = (
-                    w_out.ctypes.data + np.int64(4) * np.int64(k * count) * step,
-                    out.ctypes.data + np.int64(4 * Q * L),
-                )
+                step, params = np.int64(w_out.shape[1]), out.ctypes.data + np.int64(4 * Q * L)
+                weights = w_out.ctypes.data + np.int64(4) * np.int64(k * count) * step
                 units = s.ctypes.data + np.int64(4 * last * R)
-                flat_product(
-                    weights,
-                    step,
-                    1,
-                    units,
-                    LINE,
-                    into_out,
-                    ROW,
-                    into_out,
-                    ROW,
-                    np.int64(count),
-                    np.int64(n),
-                    np.int64(known),
-                    False,
-                )
+                sizes = np.int64(count), np.int64(n), np.int64(known)
+                flat_product(weights, step, 1, units, LINE, params, ROW, params, ROW, *sizes, False)
             element = order[k]
             for i in range(here):
                 out[VALUE * L + i] = z[r0 + i, element]

@@ -243,12 +243,10 @@ def _reach(mask: Tensor) -> tuple[Any, Any]:
 class Pass:
     """What the way back needs of a pass forward.
 
-    ``sizes``: inputs and outputs of each layer; ``values``: what enters the second layer, the third …; ``table``: the kernel's,
-    whose addresses are those of ``held``.
+    ``sizes``: inputs and outputs of each layer; ``table``: the kernel's, whose addresses are those of ``held``.
     """
 
     sizes: list[tuple[int, int]]
-    values: list[Tensor]
     table: Any
     held: tuple[Any, ...]
 
@@ -288,8 +286,7 @@ def forward(
     run(_pushing, -(-rows // BLOCK), table)
     if not keep:
         return y, None
-    entered = [v[:, :width] for v, width in zip(values, widths[1:-1], strict=True)]
-    return y, Pass(list(itertools.pairwise(widths)), entered, table, (x, copies, reaches))
+    return y, Pass(list(itertools.pairwise(widths)), table, (x, copies, values, reaches))
 
 
 def backward(

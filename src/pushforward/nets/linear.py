@@ -21,7 +21,8 @@ _ROWS, _ENOUGH, _HUGE = 64, 1_000_000, 1_500_000
 
 
 @cache
-def _available() -> bool:
+def kernels_pay() -> bool:
+    """Whether the processor has what our products are made of."""
     from pushforward.kernels.product import AVAILABLE
 
     return AVAILABLE
@@ -29,7 +30,7 @@ def _available() -> bool:
 
 def _large(x: Tensor, weights: Sequence[Tensor]) -> bool:
     rows = x.shape[0]  # len() of a tensor costs ten times as much
-    if rows < _ROWS or not _available():
+    if rows < _ROWS or not kernels_pay():
         return False
     sizes = [w.numel() for w in weights]
     return 2 * rows * sum(sizes) >= _ENOUGH and max(sizes) <= _HUGE
@@ -101,19 +102,18 @@ class _Stack(torch.autograd.Function):
 
             given = None if masks[0] is None else [m for m in masks if m is not None]
             y, ctx.made = stack.forward(x, weights, biases, shift, given, keep=True)
-            assert ctx.made is not None
-            values = [x, *ctx.made.values]
+            ctx.values = None
         else:
-            *values, y = _values(x, _masked(weights, masks), biases, shift)
+            *ctx.values, y = _values(x, _masked(weights, masks), biases, shift)
         # saved, so that torch notices where one of them is changed before the way back
-        ctx.save_for_backward(*values, *weights)
+        ctx.save_for_backward(x, shift, *parameters)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (g,) = gradients
         count, needed = len(ctx.masks), ctx.needs_input_grad
-        values, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        x, shift, *parameters = ctx.saved_tensors
         # a gradient that will be differentiated again, or many at once, is made of operations that can be
         again = torch.is_grad_enabled() or not torch._C._has_storage(g)
         by_x = by_shift = None
@@ -128,7 +128,10 @@ class _Stack(torch.autograd.Function):
             )
             by_weight = [w if w is None or m is None else w * m for w, m in zip(by_weight, ctx.masks, strict=True)]
             return by_x, by_shift, None, *by_weight, *by_bias
-        for i, weight in reversed(list(enumerate(_masked(weights, ctx.masks)))):
+        weights = _masked(parameters[:count], ctx.masks)
+        # units computed again depend on the weights and on x, as those that were kept do not
+        values = _values(x, weights, parameters[count:], shift) if again or ctx.values is None else ctx.values
+        for i, weight in reversed(list(enumerate(weights))):
             if i < count - 1:
                 g = g * (values[i + 1] > 0)
             if needed[3 + i]:

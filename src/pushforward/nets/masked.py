@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pushforward.core.context import Context
 from pushforward.nets.common import activation_named, context_vector, zeroed
-from pushforward.nets.linear import rectified
+from pushforward.nets.linear import kernels_pay, rectified
 from pushforward.transforms.monotone import Monotone, plain_cpu
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ class MaskedMLP(nn.Module):
             and not learns
             and z.dtype == self.layers[0].weight.dtype == torch.float32
             and plain_cpu(z)
+            and kernels_pay()
         )
 
     def _pack(self) -> Packed:
