@@ -87,7 +87,8 @@ def test_second_derivatives_by_everything(rows: int, masked: bool) -> None:
     for dtype in (torch.float32, torch.float64):
         weights, biases, masks = net((64, 64, 64, 2), dtype)
         generator = torch.Generator().manual_seed(1)
-        x, shift = (torch.randn(rows, 64, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
+        both = torch.randn(2, rows, 64, generator=generator, dtype=torch.float64).to(dtype)
+        x, shift = both[0].clone().requires_grad_(), both[1].clone().requires_grad_()
         if dtype == torch.float32:
             y = rectified(x, weights, biases, shift=shift, masks=masks if masked else None)
         else:
