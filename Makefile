@@ -21,6 +21,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	# the pinned torch comes first, so that nothing else pulls another build
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lint,bench]'
+	# a peer of the tests, without the training frameworks that it names as its own needs
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchcfm
 	touch $@
 
 install: $(VENV)/.installed

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cnf
+import diffusion
 import flows
 import imports
 import mixture
@@ -18,7 +19,7 @@ from harness import Entry, main
 
 def run(quick: bool) -> list[Entry]:
     entries: list[Entry] = []
-    for module in (imports, trainer, mixture, sampling, flows, cnf):
+    for module in (imports, trainer, mixture, sampling, flows, cnf, diffusion):
         print(f"… {module.__name__}", file=sys.stderr, flush=True)
         entries += module.run(quick)
     return entries

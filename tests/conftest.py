@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from pushforward.catalog import FAMILIES, Family
+from pushforward.core.derived import made
 from pushforward.core.model import Batch, Model
 from pushforward.core.random import Draws
-from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector
+from pushforward.core.schema import PAD, Column, ColumnKind, Image, Kind, Part, Points, Schema, Signal, Table, Tokens, Vector
 
 settings.register_profile(
     "tests", deadline=None, max_examples=25, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -69,6 +70,8 @@ class Tiny:
         "photo": Image(3, 5, 4, levels=256),
         "binary": Image(1, 4, 4, levels=2),
         "tokens": Tokens(("a", "b", "c", "d", "e"), 4),
+        "signal": Signal(2, 16),
+        "points": Points(8, 2),
     }
     conditions = (
         Column("season", ColumnKind.CATEGORY, categories=("dry", "wet", "cold")),
@@ -79,6 +82,38 @@ class Tiny:
     def schema(self, kind: str, *, conditions: bool = False, target: bool = False) -> Schema:
         return Schema(self.kinds[kind], self.conditions if conditions else (), self.target if target else None)
 
+    def rich(self, kind: str) -> Schema:
+        """A schema with conditions of every sort that the kind takes: category, vector, text, picture, derived picture."""
+        what = self.kinds[kind]
+        parts: list[Column | Part | None] = [
+            self.conditions[0],
+            Part("place", Vector(2), "", (1.0, -2.0), (2.0, 0.5)),
+            Part("caption", Tokens((PAD, "<unknown>", "a", "red", "cat"), 4)),
+        ]
+        if isinstance(what, Image):
+            parts += [
+                Part("other", Image(2, what.height, what.width, 9)),
+                made("grey" if what.channels > 1 else "small:2", what),
+            ]
+        if isinstance(what, Signal):
+            parts.append(Part("other", Signal(1, what.length), "", (0.5,), (2.0,)))
+        return Schema(what, tuple(p for p in parts if p is not None))
+
+    def told(self, schema: Schema, n: int, seed: int = 0) -> dict[str, Tensor]:
+        """Codes of the conditions of a ``rich`` schema, but those made from the example."""
+        generator = torch.Generator().manual_seed(seed + 2000)
+        found = {"season": self.condition(n, seed)["season"]}
+        for part in schema.conditions:
+            if isinstance(part, Part) and not part.made:
+                normal = torch.randn(n, *part.kind.shape, generator=generator, dtype=torch.float64)
+                if isinstance(part.kind, (Tokens, Image)):
+                    levels = part.kind.levels if isinstance(part.kind, Image) else len(part.kind.vocabulary)
+                    normal = (torch.special.ndtr(normal) * levels).floor().clamp(0, levels - 1)
+                found[part.name] = normal.to(torch.uint8) if isinstance(part.kind, Image) else normal
+        if "caption" in found:
+            found["caption"] = found["caption"].long().sort(1, descending=True).values  # what fills up comes last
+        return found
+
     def codes(self, kind: str, n: int, seed: int = 0) -> Tensor:
         """Codes (n, …) with dependence between coordinates, gaps where the schema has them, and every level seen."""
         generator = torch.Generator().manual_seed(seed)
@@ -88,6 +123,10 @@ class Tiny:
         value = 0.7 * common + 0.7 * noise
         if isinstance(what, Vector):
             return 3 * value.sinh() + torch.arange(what.length)
+        if isinstance(what, Signal):
+            return 3 * value
+        if isinstance(what, Points):
+            return 3 * value + torch.arange(what.dims)
         if isinstance(what, Image):
             return (torch.special.ndtr(value) * what.levels).floor().clamp(0, what.levels - 1).to(torch.uint8)
         if isinstance(what, Tokens):

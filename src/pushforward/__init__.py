@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pushforward.fitting.fit import fit
     from pushforward.fitting.fitted import Fitted, load
     from pushforward.fitting.report import write_report
+    from pushforward.fitting.straighten import straighten
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _PLACES = {
     "compare": "fitting.compare",
     "evaluate": "fitting.evaluate",
     "write_report": "fitting.report",
+    "straighten": "fitting.straighten",
     "open_data": "data.sources",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "fit_to_density",
     "load",
     "open_data",
+    "straighten",
     "write_report",
 ]
 

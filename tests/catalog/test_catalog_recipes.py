@@ -40,7 +40,7 @@ def test_families_describe_themselves(name: str) -> None:
     assert dataclasses.is_dataclass(f.options)
     assert f.options.__dataclass_params__.frozen
     assert f.configure({}) == f.options()
-    text = " ".join((inspect.getdoc(f.options) or "").split())
+    text = " ".join(" ".join((inspect.getdoc(base) or "").split()) for base in f.options.__mro__)
     for field in dataclasses.fields(f.options):
         assert field.name in text, f"{f.options.__name__} says nothing of {field.name}"
 
@@ -113,7 +113,16 @@ def test_conditions_and_targets_it_cannot_take_are_refused(name: str, tiny: Any)
         ("nice", {"base": "cauchy"}),
         ("gmm", {"components": 0}),
         ("gmm", {"covariance": "round"}),
-        ("rectified-flow", {"method": "eul"}),
+        ("rectified-flow", {"sampler": "eul"}),
+        ("ddpm", {"prediction": "noises"}),
+        ("ddpm", {"betas": "round"}),
+        ("ddpm", {"zero_terminal": True, "prediction": "noise"}),
+        ("score-sde", {"sde": "vpp"}),
+        ("edm", {"sigma_min": 2.0, "sigma_max": 1.0}),
+        ("flow-matching", {"coupling": "optimal"}),
+        ("flow-matching", {"net": "unet"}),
+        ("rectified-flow", {"weighting": "heavy"}),
+        ("rectified-flow", {"times": "sometimes"}),
     ],
 )
 def test_values_that_mean_nothing_are_refused(name: str, values: dict[str, Any], tiny: Any) -> None:
@@ -128,7 +137,7 @@ def test_unknown_solvers_are_refused_when_sampling(tiny: Any) -> None:
 
     model = tiny.model("rectified-flow", "vector")
     with pytest.raises(RecipeError, match="did you mean 'heun'"):
-        model.sample(2, None, Draws(0, 0, 2), method="huen")
+        model.sample(2, None, Draws(0, 0, 2), sampler="huen")
 
 
 @pytest.mark.parametrize("base", sorted(BASES))

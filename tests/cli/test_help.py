@@ -77,7 +77,8 @@ def test_class_docstrings_are_taken_apart():
     assert found["prior"].startswith("weight, in rows")
     assert found["prior"].endswith("maximum likelihood.")
     flow = described(FAMILIES["rectified-flow"].options)
-    assert flow["sampling_steps"] == flow["score_steps"] == "default solver steps."
+    assert flow["sampling_steps"] == "how many."
+    assert flow["width"] == "channels of the net."  # said by the class it builds on
 
 
 def test_models(cli):

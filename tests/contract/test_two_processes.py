@@ -14,26 +14,29 @@ import torch
 import two_processes
 from two_processes import Seed
 
-CASES = [
-    ("nice", "vector", True),
-    ("vae", "table", True),
-    ("rectified-flow", "vector", True),
-    ("rectified-flow", "image", False),
-    ("made", "tokens", True),
-    ("gmm", "table", False),
-    ("wgan-gp", "vector", True),
-    ("wgan-gp", "image", False),
-    ("simclr", "vector", False),
-    ("simclr", "image", False),
-    ("classifier", "table", False),
+CASES: list[tuple[str, str, bool, dict[str, Any]]] = [
+    ("flow-matching", "vector", True, {"coupling": "ot"}),
+    ("flow-matching", "plane", False, {"coupling": "sinkhorn"}),
+    ("masked-diffusion", "table", True, {}),
+    ("nice", "vector", True, {}),
+    ("vae", "table", True, {}),
+    ("rectified-flow", "vector", True, {}),
+    ("rectified-flow", "image", False, {}),
+    ("made", "tokens", True, {}),
+    ("gmm", "table", False, {}),
+    ("wgan-gp", "vector", True, {}),
+    ("wgan-gp", "image", False, {}),
+    ("simclr", "vector", False, {}),
+    ("simclr", "image", False, {}),
+    ("classifier", "table", False, {}),
 ]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 def test_two_processes_train_as_one(tiny: Any, tmp_path: Path) -> None:
     jobs: list[two_processes.Job] = []
-    for name, kind, conditions in CASES:
-        model = tiny.model(name, kind, conditions=conditions, condition_drop=0.5).double().train()
+    for name, kind, conditions, options in CASES:
+        model = tiny.model(name, kind, conditions=conditions, condition_drop=0.5, **options).double().train()
         for turn in model.turns:
             batch = tiny.batch(model.schema, kind, 12)
             # generators do not travel: each process makes those of its rows

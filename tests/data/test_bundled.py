@@ -186,9 +186,12 @@ def test_the_local_folder_comes_first(alone, monkeypatch):
     pixels = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
     sets, categories = np.array([1, 0], np.uint8), np.array([0, 1], np.uint8)
     names = np.array(["Flags", "Animals"])
-    np.savez(alone / "emoji" / "emoji32.npz", images=pixels, set=sets, category=categories, category_names=names)
+    arrays = {"images": pixels, "set": sets, "category": categories, "category_names": names}
+    arrays |= {"subcategory": sets, "subcategory_names": np.array(["cats", "dogs"]), "caption": np.array(["a dog", "a cat"])}
+    np.savez(alone / "emoji" / "emoji32.npz", **arrays)
     data = bundled.open_bundled("emoji")
-    assert [c.categories for c in data.schema.extra["columns"]] == [("noto", "twemoji"), ("Animals", "Flags")]
+    levels = [("noto", "twemoji"), ("Animals", "Flags"), ("cats", "dogs"), ("a cat", "a dog")]
+    assert [c.categories for c in data.schema.extra["columns"]] == levels
     assert data.rows().columns["set"].tolist() == [0, 1]
     assert data.rows().columns["category"].tolist() == [1, 0]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pushforward.core.errors import CheckpointError, DataError, PushforwardError
-from pushforward.core.schema import Column, ColumnKind, Image, Schema, Table, Tokens, Vector, to_json
+from pushforward.core.schema import Column, ColumnKind, Image, Points, Schema, Signal, Table, Tokens, Vector, to_json
 from pushforward.fitting.report import diagnose, write_report
 from pushforward.fitting.report_values import number
 
@@ -224,6 +224,23 @@ def text_runs(tmp, families=("made", "independent")):
     return [make(tmp / f, f, schema, name="lines", real=real, samples=draw(i), metrics=metrics) for i, f in enumerate(families)]
 
 
+def shape_runs(tmp, kind, families=("vae", "rectified-flow"), labelled=False, n=40):
+    """Signals or sets of points, with a value that is not finite among the samples."""
+    rng = np.random.default_rng(0)
+    label = Column("label", ColumnKind.CATEGORY, ("calm", "<script>loud</script>"), dtype="object|str")
+
+    def draw():
+        x = rng.normal(size=(n, *kind.shape))
+        return x, {"label": np.arange(n) % 2.0} if labelled else {}
+
+    schema, real, runs = Schema(kind, (label,) if labelled else ()), draw(), []
+    for f in families:
+        samples = draw()
+        samples[0][0, 0, 0] = np.nan
+        runs.append(make(tmp / f, f, schema, name="shapes", real=real, samples=samples, metrics=[metric("c2st", 0.6)]))
+    return runs
+
+
 class Page(HTMLParser):
     """Checks that tags nest, collects attributes and text."""
 
@@ -312,15 +329,83 @@ class TestPages:
         assert "mood = &lt;script&gt;loud&lt;/script&gt;" in text
         assert "\0" not in text
 
+    @pytest.mark.parametrize("length", [30, 3000])
+    def test_signals(self, tmp_path, length):
+        kind = Signal(2, length, 100)
+        text, page = read(write_report(shape_runs(tmp_path, kind), tmp_path / "r.html"))
+        assert f"2 channels and {length} samples, {length / 100:.3g} seconds at 100 Hz" in text
+        # a first look, the real data and two models, eight panels of two channels each
+        assert text.count('aria-label="signals over time"') == 4
+        drawn = page.tags.count("polygon") if length > 1000 else text.count('class="curve" style')
+        assert drawn == 4 * 16
+        assert "nan" not in "".join(v for _, a in page.attributes for k, v in a.items() if k == "points")
+        assert f"{length / 100:.3g} s" in text
+        assert "pushforward sample" in text
+        assert "--out samples/" in text
+        text, _ = read(write_report(shape_runs(tmp_path / "l", Signal(1, length), labelled=True), tmp_path / "r.html"))
+        assert "One row for each value of label" in text
+        assert "&lt;script&gt;" in text
+        assert f"{length} samples" in text
+        assert "--out samples.npy" in text
+
+    @pytest.mark.parametrize("dims", [1, 2, 3, 5])
+    def test_points(self, tmp_path, dims):
+        text, _ = read(write_report(shape_runs(tmp_path, Points(20, dims)), tmp_path / "r.html"))
+        assert f"Sets of 20 points in {dims} dimension" in text
+        assert text.count('alt="contact sheet') == 4
+        text, _ = read(write_report(shape_runs(tmp_path / "l", Points(20, dims), labelled=True), tmp_path / "r.html"))
+        assert "One row for each value of label" in text
+
+    @pytest.mark.parametrize(
+        ("kind", "n"), [(Image(3, 8, 8), 8), (Vector(2), 50), (Signal(2, 30), 4), (Points(20, 3), 8), (Vector(3), 9)]
+    )
+    def test_snapshots_and_the_way_from_noise(self, tmp_path, kind, n):
+        rng = np.random.default_rng(0)
+
+        def draw(*shape):
+            x = 100 + 20 * rng.normal(size=(*shape, *kind.shape))
+            return x.astype(np.uint8) if isinstance(kind, Image) else x.astype(np.float32)
+
+        schema, real = Schema(kind), (draw(40), {})
+        runs = [make(tmp_path / f, f, schema, real=real, samples=real) for f in ("vae", "ddpm", "rectified-flow")]
+        (tmp_path / "vae" / "snapshots").mkdir()
+        np.savez(tmp_path / "vae" / "snapshots" / "step-000001.npz", x=draw(n))  # one alone shows nothing
+        for run in runs[1:]:
+            (run / "snapshots").mkdir()
+            for step in (5, 1200):
+                x = draw(n)
+                if not isinstance(kind, Image):
+                    x[0, 0] = np.nan
+                np.savez(run / "snapshots" / f"step-{step:06d}.npz", x=x, done=np.array(0.1), seconds=np.array(0.1))
+            np.savez(run / "trajectory.npz", x=draw(n, 3))
+        text, _ = read(write_report(runs, tmp_path / "r.html"))
+        count = 0 if kind == Vector(3) else 2
+        assert text.count(">step 5<") == text.count(">step 1,200<") == count
+        assert ">step 1<" not in text
+        assert text.count(">noise<") == count
+        assert ('id="snapshots"' in text) == ('id="way"' in text) == (count > 0)
+        text, _ = read(write_report(runs[:1], tmp_path / "r.html"))
+        assert 'id="snapshots"' not in text
+        assert 'id="way"' not in text
+
     def test_ten_runs_stay_light(self, tmp_path):
         families = ["nice", "vae", "made", "gmm", "gaussian", "independent", "rectified-flow", "wgan-gp", "nice", "vae"]
-        out = write_report(image_runs(tmp_path / "a", 3, 32, 256, families), tmp_path / "a.html")
+        runs = image_runs(tmp_path / "a", 3, 32, 256, families)
+        rng = np.random.default_rng(0)
+        for run in runs:
+            (run / "snapshots").mkdir()
+            for step in range(6):
+                np.savez(run / "snapshots" / f"step-{step:06d}.npz", x=rng.integers(0, 256, (8, 3, 32, 32), dtype=np.uint8))
+            np.savez(run / "trajectory.npz", x=rng.integers(0, 256, (8, 8, 3, 32, 32), dtype=np.uint8))
+        out = write_report(runs, tmp_path / "a.html")
         read(out)
         assert out.stat().st_size < 5e6
         out = write_report(table_runs(tmp_path / "b", families, n=1000), tmp_path / "b.html")
         text, _ = read(out)
         assert out.stat().st_size < 5e6
         assert "nice (8-nice)" in text
+        out = write_report(shape_runs(tmp_path / "c", Signal(2, 5000), set(families), labelled=True), tmp_path / "c.html")
+        assert out.stat().st_size < 5e6
 
     def test_many_columns_are_cut_and_said(self, tmp_path):
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Solvers against the matrix exponential, schedules against autograd."""
+"""Solvers against the matrix exponential."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pushforward.core.errors import PushforwardError
-from pushforward.paths.schedule import SCHEDULES
 from pushforward.solvers import ode
 
 WIDE = torch.float64
@@ -228,25 +227,3 @@ def test_explosions_end_in_a_message() -> None:
 def test_methods_without_error_estimate_cannot_adapt() -> None:
     with pytest.raises(ValueError, match="rk4 has no error estimate: use dopri5"):
         ode.adaptive(linear, (torch.ones(1, 3, dtype=WIDE),), 0.0, 1.0, method="rk4")
-
-
-# schedules
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_derivatives_of_schedules(name: str) -> None:
-    schedule = SCHEDULES[name]()
-    t = torch.linspace(0.0, 1, 33, dtype=WIDE).requires_grad_()
-    for value, slope in ((schedule.alpha, schedule.d_alpha), (schedule.sigma, schedule.d_sigma)):
-        (wanted,) = torch.autograd.grad(value(t).sum(), t)
-        torch.testing.assert_close(slope(t).detach(), wanted)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_run_from_data_to_noise(name: str) -> None:
-    schedule = SCHEDULES[name]()
-    t = torch.linspace(0, 1, 33, dtype=WIDE)
-    ends = torch.stack([schedule.alpha(t), schedule.sigma(t)], 1)[[0, -1]]
-    torch.testing.assert_close(ends, torch.eye(2, dtype=WIDE), atol=1e-12, rtol=0.0)
-    assert (schedule.alpha(t).diff() < 0).all()
-    assert (schedule.sigma(t).diff() > 0).all()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ALL = ("vector", "table", "image", "tokens")
 _CONTINUOUS = ("vector", "table", "image")
+_SHAPED = (*_CONTINUOUS, "signal", "points")
+_SEEN = {"tokens": "text", "spatial": "image or signal"}
 _FLOW_MODULES = ("flows", "glow", "continuous")
 
 
@@ -29,7 +31,9 @@ _FLOW_MODULES = ("flows", "glow", "continuous")
 class Family:
     """A recipe: where it is built, what it offers, what it takes, and the training it likes.
 
-    ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults.
+    ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults. ``slots``
+    are those of a ``Context`` that its networks see: vector (numbers, categories and vectors), tokens (texts), spatial (images
+    and signals).
     """
 
     name: str
@@ -43,6 +47,7 @@ class Family:
     target: bool = False
     baseline: bool = False
     training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    slots: tuple[str, ...] = ("vector",)
 
     def _parts(self) -> tuple[type, Callable[..., Model]]:
         module, options, build = self.place.split(":")
@@ -85,6 +90,12 @@ class Family:
         if schema.conditions and not self.conditions:
             able = [f.name for f in FAMILIES.values() if f.conditions and kind in f.kinds]
             raise Unsupported(f"{self.name} takes no conditions: {_join(able)} do")
+        for c in schema.conditions:
+            if c.slot not in self.slots:
+                able = [f.name for f in FAMILIES.values() if c.slot in f.slots and kind in f.kinds]
+                raise Unsupported(f"{self.name} takes no {_SEEN[c.slot]} ('{c.name}') as a condition: {_join(able)} do")
+            if c.slot == "spatial" and c.kind.name != kind:
+                raise Unsupported(f"the condition '{c.name}' is of kind {c.kind.name}, which {kind} data cannot have")
         if self.target and schema.target is None:
             raise RecipeError(f"{self.name} predicts a target: name one with target= (--target)")
         if schema.target is not None and not self.target:
@@ -173,6 +184,27 @@ _FLOW_FAMILIES: tuple[tuple[str, str, str, str, str, Mapping[str, Any]], ...] = 
     ),
 )
 
+_DIFFUSION_FAMILIES = (
+    ("ddpm", "diffusion in T steps that learns the noise", "Ho et al. 2020, arXiv:2006.11239", "DdpmOptions:ddpm"),
+    (
+        *("score-sde", "score matching along a stochastic differential equation", "Song et al. 2020, arXiv:2011.13456"),
+        "ScoreSdeOptions:score_sde",
+    ),
+    ("edm", "diffusion with its design choices set apart and tuned", "Karras et al. 2022, arXiv:2206.00364", "EdmOptions:edm"),
+    (
+        *(
+            "flow-matching",
+            "a velocity from noise to data, with coupled pairs if asked",
+            "Lipman et al. 2022, arXiv:2210.02747",
+        ),
+        "FlowMatchingOptions:flow_matching",
+    ),
+    (
+        *("rectified-flow", "straight paths from noise to data, sampled by an ODE", "Liu et al. 2022, arXiv:2209.03003"),
+        "RectifiedFlowOptions:rectified_flow",
+    ),
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
@@ -184,7 +216,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "baselines:IndependentOptions:independent",
                 "sample score encode complete",
                 "exact",
-                _ALL,
+                (*_SHAPED, "tokens"),
                 baseline=True,
             ),
             _family(
@@ -194,7 +226,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "baselines:GaussianOptions:gaussian",
                 "sample score encode complete",
                 "exact",
-                _CONTINUOUS,
+                _SHAPED,
                 baseline=True,
             ),
             *(
@@ -225,16 +257,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 conditions=True,
                 training={"learning_rate": 1e-3, "steps": 4000},
             ),
-            _family(
-                "rectified-flow",
-                "straight paths from noise to data, sampled by an ODE",
-                "Liu et al. 2022, arXiv:2209.03003",
-                "diffusion:RectifiedFlowOptions:rectified_flow",
-                "sample score encode complete",
-                "ode",
-                _CONTINUOUS,
-                conditions=True,
-                training={"learning_rate": 1e-3, "steps": 5000, "batch_size": 128},
+            *(
+                _family(
+                    *(name, title, source, f"diffusion:{place}", "sample score encode complete", "ode", _SHAPED),
+                    conditions=True,
+                    training={"learning_rate": 1e-3, "steps": 5000, "batch_size": 128},
+                    slots=("vector", "tokens", "spatial"),
+                )
+                for name, title, source, place in _DIFFUSION_FAMILIES
             ),
             _family(
                 "made",
@@ -246,6 +276,17 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 _ALL,
                 conditions=True,
                 training={"learning_rate": 1e-3, "steps": 4000},
+            ),
+            _family(
+                "masked-diffusion",
+                "hidden values revealed in random order",
+                "Sahoo et al. 2024, arXiv:2406.07524",
+                "discrete:MaskedDiffusionOptions:masked_diffusion",
+                "sample score complete",
+                "lower_bound",
+                _ALL,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 5000, "batch_size": 128},
             ),
             _family(
                 "wgan-gp",
@@ -267,6 +308,17 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 "",
                 _CONTINUOUS,
                 training={"learning_rate": 1e-3, "steps": 3000},
+            ),
+            _family(
+                "noisy-classifier",
+                "p(label | x with noise): steers diffusion models towards a label",
+                "Dhariwal & Nichol 2021, arXiv:2105.05233",
+                "diffusion:NoisyClassifierOptions:noisy_classifier",
+                "predict",
+                "",
+                _SHAPED,
+                target=True,
+                training={"learning_rate": 1e-3, "steps": 3000, "batch_size": 128},
             ),
             _family(
                 "classifier",

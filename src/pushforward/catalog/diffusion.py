@@ -1,67 +1,274 @@
-"""Diffusion and flow matching: each paper is a setting of one model."""
+"""Diffusion and flow matching: each paper is a setting of one model.
+
+| family | path | prediction, weighting | times | sampler |
+|---|---|---|---|---|
+| ``ddpm`` | a table of T steps | v, of noise | of the table | DPM-Solver++(2M) |
+| ``score-sde`` | vp, ve or subvp | v, of noise: σ² on the score | uniform | DPM-Solver++(2M) |
+| ``edm`` | σ = t | v, of v: EDM's preconditioning | log-normal | Heun in σ, Karras' grid |
+| ``flow-matching`` | rectified, polynomial or angle | v, of the velocity | uniform | Heun |
+| ``rectified-flow`` | rectified | v, of the velocity | uniform or logit-normal | Heun |
+
+Any of them can be sampled with any sampler, on any path. Data have variance 1, coordinate by coordinate, whatever their units.
+
+DDPM's loss is that of the noise, but the network gives what the best linear guess of the noise leaves over, which is v: the
+same minimum, and a new network already is the model of independent marginals instead of one whose samples are two hundred times
+too wide. ``prediction="noise"`` is the network of the paper.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from pushforward.catalog.parts import coordinates, marginals
 from pushforward.core.context import Conditioner
-from pushforward.core.schema import Image, Schema
+from pushforward.core.errors import RecipeError
+from pushforward.core.schema import Image, Kind, Points, Schema, Signal
 from pushforward.core.transform import Compose
-from pushforward.models.diffusion import Diffusion
+from pushforward.models.diffusion import Diffusion, Sampling, Scoring, Training
+from pushforward.models.noisy import NoisyClassifier
+from pushforward.nets.dit import DiT, SetTransformer
 from pushforward.nets.mlp import TimeMLP
 from pushforward.nets.unet import UNet, default_multipliers
-from pushforward.paths.schedule import Linear
-from pushforward.solvers.ode import tableau_named
+from pushforward.paths.schedule import EDM, VE, VP, Angle, Polynomial, Rectified, Schedule, Shifted, SubVP, Table
+from pushforward.solvers.choice import Adaptive, Choice, Fixed
 from pushforward.transforms.quantise import LevelBands
+
+_NETS = ("auto", "unet", "dit")
+_IMAGE_STEPS = 20  # of a density of pictures or signals: a tolerance would take five times as many
 
 
 @dataclass(frozen=True)
-class RectifiedFlowOptions:
-    """Options of rectified flow.
+class NetOptions:
+    """Options of the network.
 
-    width: channels of the U-Net. hidden: widths of the net for vectors and tables. condition_drop: rate of condition
-    dropout, which guidance needs. sampling_steps and score_steps: default solver steps. method: euler, midpoint, heun or rk4.
+    net: auto, unet or dit (images and signals). width: channels of the net. depth, heads, patch: of the dit, and of the
+    transformer for points. hidden: widths of the net for vectors and tables. checkpoint: gradients in less memory and more
+    time.
     """
 
+    net: str = "auto"
     width: int = 32
+    depth: int = 4
+    heads: int = 4
+    patch: int = 2
     hidden: tuple[int, ...] = (256, 256, 256)
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True)
+class DiffusionOptions(NetOptions):
+    """Options that all of diffusion and flow matching share, besides those of the network.
+
+    condition_drop: rate of condition dropout, which guidance needs. prediction: noise, data, v, velocity or score. weighting:
+    noise, data, v, velocity, score, likelihood, min-snr or p2. times: uniform, logit-normal, mode or log-normal. shift: noise
+    over signal times so much (for large images). sampler: how to sample unless told otherwise. sampling_steps: how many.
+    grid: where the steps are. path: along which schedule, if not the model's own. score_steps: solver steps of densities and
+    codes, 0 for as many as the tolerance needs. tolerance: of each step of these. probes: of a trace that is estimated.
+    """
+
     condition_drop: float = 0.1
+    prediction: str = "v"
+    weighting: str = "velocity"
+    times: str = "uniform"
+    shift: float = 1.0
+    sampler: str = "heun"
     sampling_steps: int = 30
-    score_steps: int = 20
-    method: str = "heun"
+    grid: str = "uniform"
+    path: str = ""
+    score_steps: int = 0
+    tolerance: float = 1e-4
+    probes: int = 1
 
 
-def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
-    """x_t = (1 − t) x_0 + t ε with a velocity target (Liu et al. 2022, arXiv:2209.03003)."""
-    tableau_named(config.method)
-    kind, conditioner = schema.example, Conditioner(schema.conditions)
-    if isinstance(kind, Image):
-        # convolutions treat all pixels alike, and so must what they see
-        preprocess = Compose([LevelBands(kind.shape, kind.levels)])
-        shape: tuple[int, ...] = kind.shape
-        net: nn.Module = UNet(
-            kind.channels,
-            kind.channels,
-            width=config.width,
-            multipliers=default_multipliers(kind.height, kind.width),
-            context=conditioner.width,
-        )
-    else:
-        preprocess = marginals(kind)
-        shape = (coordinates(kind, preprocess),)
-        net = TimeMLP(shape[0], hidden=config.hidden, context=conditioner.width)
+def _preprocess(kind: Kind) -> Compose:
+    # convolutions treat all pixels alike, and so must what they see
+    return Compose([LevelBands(kind.shape, kind.levels)]) if isinstance(kind, Image) else marginals(kind)
+
+
+def _network(
+    kind: Kind, preprocess: Compose, config: NetOptions, conditioner: Conditioner, outputs: Callable[[int], int]
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network for a kind of data, with ``outputs`` of as many channels as it has, and the shape that it works on."""
+    if config.net not in _NETS:
+        raise ValueError(f"net is one of {', '.join(_NETS)}, found {config.net!r}")
+    context = conditioner.width
+    deep: dict[str, Any] = {"width": config.width, "depth": config.depth, "heads": config.heads}
+    if isinstance(kind, (Image, Signal)):
+        channels, dims = kind.channels, 2 if isinstance(kind, Image) else 1
+        shared: dict[str, Any] = {"context": context, "dims": dims, "checkpoint": config.checkpoint}
+        shared |= {"tokens": conditioner.tokens, "spatial": conditioner.spatial}
+        if config.net == "dit":
+            return DiT(channels, outputs(channels), patch=config.patch, **deep, **shared), kind.shape
+        sides = kind.shape[1:] if dims == 2 else (1, *kind.shape[1:])
+        levels = default_multipliers(*sides)
+        return UNet(channels, outputs(channels), width=config.width, multipliers=levels, **shared), kind.shape
+    if config.net == "unet":
+        raise ValueError(f"a U-Net is for images and signals, found {kind.name} data: leave net as it is")
+    if isinstance(kind, Points):
+        shared = {"context": context, "tokens": conditioner.tokens, "checkpoint": config.checkpoint}
+        net = SetTransformer(kind.dims, outputs(kind.dims), **deep, **shared)
+        return net, kind.shape
+    size = coordinates(kind, preprocess)
+    return TimeMLP(size, hidden=config.hidden, context=context, outputs=outputs(size)), (size,)
+
+
+def _build(
+    schema: Schema,
+    config: DiffusionOptions,
+    schedule: Schedule,
+    *,
+    coupling: str = "independent",
+    variance: bool = False,
+    bound: int = 0,
+) -> Diffusion:
+    kind = schema.example
+    conditioner = Conditioner(schema.conditions, shape=kind.shape if isinstance(kind, (Image, Signal)) else None)
+    preprocess = _preprocess(kind)
+    net, shape = _network(kind, preprocess, config, conditioner, lambda channels: 2 * channels if variance else channels)
+    if config.shift != 1:
+        schedule = Shifted(schedule, config.shift)
+    steps = config.score_steps or (_IMAGE_STEPS if isinstance(kind, (Image, Signal, Points)) else 0)
+    solve: Choice = Fixed("heun", steps) if steps else Adaptive(config.tolerance)
     return Diffusion(
         schema,
         preprocess,
         net,
         conditioner,
-        Linear(),
+        schedule,
         shape,
-        drop=config.condition_drop,
-        steps=config.sampling_steps,
-        score_steps=config.score_steps,
-        method=config.method,
+        training=Training(config.prediction, config.weighting, config.times, coupling, config.condition_drop, variance),
+        sampling=Sampling(config.sampler, config.sampling_steps, config.grid, config.path),
+        scoring=Scoring(solve, probes=config.probes, bound=bound),
     )
+
+
+def _chosen(name: str, what: str, offered: dict[str, Callable[[], Schedule]]) -> Schedule:
+    if name not in offered:
+        raise ValueError(f"{what} is one of {', '.join(offered)}, found {name!r}")
+    return offered[name]()
+
+
+@dataclass(frozen=True)
+class DdpmOptions(DiffusionOptions):
+    """Options of DDPM.
+
+    betas: linear or cosine. trained_steps: T. zero_terminal: no signal at the last step (predict v then). variance: fixed, or
+    learned by the network beside the noise. bound_terms: score by the variational bound, of so many of its T terms a draw,
+    instead of the exact flow. The others are those of all diffusion.
+    """
+
+    weighting: str = "noise"
+    sampler: str = "dpm++2m"
+    betas: str = "linear"
+    trained_steps: int = 1000
+    zero_terminal: bool = False
+    variance: str = "fixed"
+    bound_terms: int = 0
+
+
+def ddpm(schema: Schema, config: DdpmOptions) -> Diffusion:
+    """Ho et al. 2020, arXiv:2006.11239; cosine β and learned variances of Nichol & Dhariwal 2021, arXiv:2102.09672."""
+    if config.trained_steps < 2:
+        raise ValueError(f"trained_steps must be at least 2, found {config.trained_steps}")
+    if config.variance not in ("fixed", "learned"):
+        raise ValueError(f"variance is fixed or learned, found {config.variance!r}")
+    if config.shift != 1 and (config.variance == "learned" or config.bound_terms):
+        raise ValueError("a shifted table has no steps of its own: leave shift at 1 for learned variances and bounds")
+    made = {"linear": partial(Table.linear, config.trained_steps), "cosine": partial(Table.cosine, config.trained_steps)}
+    table = _chosen(config.betas, "betas", made)  # type: ignore[arg-type]
+    assert isinstance(table, Table)
+    table = table.zero_terminal() if config.zero_terminal else table
+    return _build(schema, config, table, variance=config.variance == "learned", bound=config.bound_terms)
+
+
+@dataclass(frozen=True)
+class ScoreSdeOptions(DiffusionOptions):
+    """Options of score-based models by stochastic differential equations.
+
+    sde: vp, ve or subvp. The others are those of all diffusion.
+    """
+
+    weighting: str = "noise"
+    sampler: str = "dpm++2m"
+    grid: str = "log-snr"
+    sde: str = "vp"
+
+
+def score_sde(schema: Schema, config: ScoreSdeOptions) -> Diffusion:
+    """Song et al. 2020, arXiv:2011.13456."""
+    return _build(schema, config, _chosen(config.sde, "sde", {"vp": VP, "ve": VE, "subvp": SubVP}))
+
+
+@dataclass(frozen=True)
+class EdmOptions(DiffusionOptions):
+    """Options of EDM.
+
+    sigma_min, sigma_max: levels of noise, for data of deviation 1. The others are those of all diffusion.
+    """
+
+    weighting: str = "v"
+    times: str = "log-normal"
+    sampler: str = "edm"
+    sampling_steps: int = 18
+    grid: str = "karras"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+
+def edm(schema: Schema, config: EdmOptions) -> Diffusion:
+    """Karras et al. 2022, arXiv:2206.00364."""
+    return _build(schema, config, EDM(config.sigma_min, config.sigma_max))
+
+
+@dataclass(frozen=True)
+class FlowMatchingOptions(DiffusionOptions):
+    """Options of flow matching.
+
+    schedule: rectified, polynomial or angle. coupling: of noise and data, independent, ot (minibatch optimal transport, within
+    conditions) or sinkhorn. The others are those of all diffusion.
+    """
+
+    schedule: str = "rectified"
+    coupling: str = "independent"
+
+
+def flow_matching(schema: Schema, config: FlowMatchingOptions) -> Diffusion:
+    """Lipman et al. 2022, arXiv:2210.02747; Tong et al. 2023, arXiv:2302.00482."""
+    offered: dict[str, Callable[[], Schedule]] = {"rectified": Rectified, "polynomial": Polynomial, "angle": Angle}
+    return _build(schema, config, _chosen(config.schedule, "schedule", offered), coupling=config.coupling)
+
+
+@dataclass(frozen=True)
+class RectifiedFlowOptions(DiffusionOptions):
+    """Options of rectified flow: those of all diffusion."""
+
+
+def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
+    """x_t = (1 − t) x_0 + t ε (Liu et al. 2022, arXiv:2209.03003)."""
+    return _build(schema, config, Rectified())
+
+
+@dataclass(frozen=True)
+class NoisyClassifierOptions(NetOptions):
+    """Options of the classifier of noisy data: those of the network.
+
+    features: what the network gives the last layer.
+    """
+
+    features: int = 64
+
+
+def noisy_classifier(schema: Schema, config: NoisyClassifierOptions) -> NoisyClassifier:
+    """p(y | x_t) at every level of noise (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
+    if schema.target is None:
+        raise RecipeError("a classifier needs a target: name one with target= (--target)")
+    kind, preprocess = schema.example, _preprocess(schema.example)
+    net, shape = _network(kind, preprocess, config, Conditioner(()), lambda channels: config.features)
+    # maps have their features first, points last
+    places = (1,) if isinstance(kind, Points) else tuple(range(2, len(shape) + 1))
+    return NoisyClassifier(schema, preprocess, net, nn.Linear(config.features, schema.target.levels), shape, places)

@@ -8,19 +8,22 @@ from torch import Tensor, nn
 
 from pushforward.core.context import Context
 from pushforward.core.distribution import BASES, Distribution
-from pushforward.core.schema import Image, Kind, Table, Tokens, Vector
+from pushforward.core.schema import Image, Kind, Points, Signal, Table, Tokens, Vector
 from pushforward.core.transform import Compose, Transform
 from pushforward.models.elements import Elements, Pixels, elements
 from pushforward.transforms.quantise import Dequantise
 from pushforward.transforms.reshape import Flatten
 from pushforward.transforms.support import Support
 from pushforward.transforms.tabular import LevelMarginals, NumberMarginals, TableMap, table_codes, table_marginals
-from pushforward.transforms.univariate import Standardise
+from pushforward.transforms.univariate import SharedStandardise, Standardise
 
 
 @singledispatch
 def marginals(kind: Kind, fill: bool = True) -> Compose:
-    """Data ↔ coordinates that are standard normal one by one, in the shape of the data (a table's are a vector)."""
+    """Data ↔ coordinates that are standard normal one by one, in the shape of the data (a table's are a vector).
+
+    Those of signals and points are standardised only: all samples of a channel alike, and all points.
+    """
     raise TypeError(f"{type(kind).__name__} has no continuous marginals")
 
 
@@ -44,6 +47,18 @@ def _(kind: Table, fill: bool = True) -> Compose:
     return Compose([table_marginals(kind.learned, fill=fill)])
 
 
+@marginals.register
+def _(kind: Signal, fill: bool = True) -> Compose:
+    # a convolution treats all samples of a channel alike
+    return Compose([SharedStandardise(kind.shape, mean_over=(1,), std_over=(1,))])
+
+
+@marginals.register
+def _(kind: Points, fill: bool = True) -> Compose:
+    # one scale for all coordinates keeps the geometry, one mean for all points their symmetry
+    return Compose([SharedStandardise(kind.shape, mean_over=(0,), std_over=(0, 1))])
+
+
 def coordinates(kind: Kind, transform: Compose) -> int:
     """How many coordinates ``marginals`` gives."""
     (part,) = transform
@@ -54,8 +69,8 @@ def vector_marginals(kind: Kind, fill: bool = True) -> tuple[Compose, int]:
     """``marginals`` as flat vectors, and their size."""
     inner = marginals(kind, fill)
     size = coordinates(kind, inner)
-    if isinstance(kind, Image):
-        # push order: the flat latent is given the image's shape, then its marginals
+    if len(kind.shape) > 1:
+        # push order: the flat latent is given the shape of the data, then their marginals
         return Compose([Flatten(kind.shape), *inner]), size
     return inner, size
 
@@ -78,7 +93,8 @@ def plain(kind: Kind) -> tuple[Compose, int]:
     if isinstance(kind, Table):
         codes = table_codes(kind.learned)
         return Compose([Standardise((codes.size,)), codes]), codes.size
-    return Compose([Standardise((kind.size,))]), kind.size
+    shaped = [Flatten(kind.shape)] if len(kind.shape) > 1 else []
+    return Compose([Standardise((kind.size,)), *shaped]), kind.size
 
 
 class Eye(nn.Module):

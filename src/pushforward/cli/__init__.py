@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encode": ("verbs:Encode", "representations of each row"),
     "complete": ("verbs:Complete", "fill in what is missing"),
     "predict": ("verbs:Predict", "the category of each row, or the probabilities"),
+    "straighten": ("straighten:Straighten", "make a diffusion or flow model quick: a step or two a sample"),
     "compare": ("compare:Compare", "families side by side on the same rows and budget"),
     "report": ("compare:Report", "one page about one run or several"),
     "inspect": ("look:Inspect", "what was found in the data, before any fit"),
@@ -37,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 _GROUPS = (
-    ("learn", ("fit", "compare")),
+    ("learn", ("fit", "straighten", "compare")),
     ("use a run", ("sample", "score", "encode", "complete", "predict")),
     ("look", ("inspect", "models", "report")),
     ("shell", ("completion",)),
@@ -153,7 +154,7 @@ def overview() -> str:
         lines += [f"  {line}", f"      {dim(says)}"]
     lines += [
         "",
-        "DATA is a table (.csv .tsv .parquet .jsonl), an array (.npy .npz), a text (.txt), a folder of images or texts,",
+        "DATA is a table (.csv .tsv .parquet .jsonl), an array (.npy .npz), a text (.txt), a folder of images, .wav or texts,",
         "or a name that needs no file: digits, moons, … FAMILY is a name from pushforward models.",
         dim("PUSHFORWARD_DEBUG=1 shows tracebacks, PUSHFORWARD_DATA is where data sets are looked for; --version"),
     ]

@@ -88,15 +88,17 @@ class Reading:
     """How DATA is read."""
 
     types: Annotated[tuple[str, ...], option("COL=TYPE …")] = ()
-    """Overrides inferred types: number, integer, category, boolean, date or identifier."""
+    """Overrides inferred types: number, integer, category, boolean, date or identifier; text for a condition."""
     bounds: Annotated[tuple[str, ...], option("COL=LOW:HIGH …")] = ()
     """What a number can be, such as price=0: or rate=0:1; samples keep to it. LOW:HIGH alone bounds all of an array."""
     drop: Columns = ()
     """Columns of a table to leave out."""
     resize: Whole = None
     """Side of images in pixels."""
-    length: Annotated[int, option("N")] = 64
-    """Characters in one example of a text."""
+    length: Whole = None
+    """Characters in one example of a text (64), samples of a signal, points of a set."""
+    kind: Annotated[Literal["vector", "image", "signal", "points"] | None, option()] = None
+    """What the rows of an array are, where its shape does not say."""
 
     def options(self) -> dict[str, Any]:
         """As keyword options of ``open_data``."""
@@ -106,7 +108,16 @@ class Reading:
             "drop": self.drop,
             "resize": self.resize,
             "length": self.length,
+            "kind": self.kind,
         }
+
+
+def number(value: str, name: str) -> int | float:
+    """A whole number as one, any other as a float. Raises UsageError for anything else."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    raise UsageError(f"{name} is a number, found '{value}'")
 
 
 def pairs(values: Sequence[str], flag: str, example: str) -> dict[str, str]:
@@ -181,17 +192,18 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def described(cls: type) -> dict[str, str]:
-    """Help of fields that the class docstring describes as "name: text."."""
+    """Help of fields that the docstring of the class, or of the one it builds on, describes as "name: text."."""
     names = "|".join(re.escape(f.name) for f in dataclasses.fields(cls))
-    text = " ".join((cls.__doc__ or "").split())
     if not names:
         return {}
     found: dict[str, str] = {}
-    heads = list(re.finditer(rf"\b((?:{names})(?:(?:, | and )(?:{names}))*): ", text))
-    for head, after in zip(heads, [*heads[1:], None], strict=True):
-        said = text[head.end() : after.start() if after else len(text)].strip()
-        for name in re.split(r", | and ", head[1]):
-            found[name] = said
+    for base in (b for b in reversed(cls.__mro__) if dataclasses.is_dataclass(b)):
+        text = " ".join((base.__doc__ or "").split())
+        heads = list(re.finditer(rf"\b((?:{names})(?:(?:, | and )(?:{names}))*): ", text))
+        for head, after in zip(heads, [*heads[1:], None], strict=False):
+            said = text[head.end() : after.start() if after else len(text)].strip()
+            for name in re.split(r", | and ", head[1]):
+                found[name] = said
     return found
 
 

@@ -36,7 +36,7 @@ class Compare(Command):
     """
 
     data: Data
-    """A table, an array, a text, a folder of images or texts, or a name such as digits or moons."""
+    """A table, an array, a text, a folder of images, recordings or texts, or a name such as digits or moons."""
     families: Annotated[Positional[tuple[str, ...]], positional("FAMILY …")]
     """Names from pushforward models."""
     seeds: Annotated[int, option("K")] = 1

@@ -49,13 +49,13 @@ class Fit(Command):
     """
 
     data: Data
-    """A table, an array, a text, a folder of images or texts, or a name such as digits or moons."""
+    """A table, an array, a text, a folder of images, recordings or texts, or a name such as digits or moons."""
     family: Annotated[Positional[str], positional("FAMILY")]
     """What to learn it with: a name from pushforward models."""
     target: Column = None
     """The column a predictor predicts."""
     condition: Columns = ()
-    """Columns c of p(x | c), which sample --condition then sets."""
+    """Columns c of p(x | c), which sample --condition then sets; of images also grey, small:2 and visible, made of x."""
     out: Annotated[str | None, option("RUN", "out")] = None
     """Folder of the run (default: runs/DATA-FAMILY, numbered when taken)."""
     resume: Flag = False
@@ -105,7 +105,7 @@ class Fit(Command):
             _print_json(run, fitted)
             return 0
         if not self.quiet:
-            _conclude(self.data, run, fitted, data)
+            _conclude(self.data, run, fitted, data, self.reading.kind)
         if not sys.stdout.isatty():
             print(run)
         return 0
@@ -198,7 +198,7 @@ def _print_json(run: Path, fitted: Fitted) -> None:
 _MAIN = ("nats", "bits_per_dim", "accuracy", "log_loss", "c2st", "linear_probe", "knn")
 
 
-def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened) -> None:
+def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened, read_as: str | None) -> None:
     from pushforward.cli.output import DENSITIES, figure
     from pushforward.cli.terminal import say
 
@@ -223,15 +223,18 @@ def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened) -> None:
     for head, text in lines:
         say(f"{head:<{width}}  {text}")
     say("\nnext")
-    for command in _next(data, run, fitted, opened):
+    for command in _next(data, run, fitted, opened, read_as):
         say(f"  {command}")
 
 
-def _next(data: str, run: Path, fitted: Fitted, opened: Opened) -> list[str]:
+def _next(data: str, run: Path, fitted: Fitted, opened: Opened, read_as: str | None) -> list[str]:
     """Three commands that work with this run."""
+    from pushforward.cli.output import kind_of
+
     verbs, kind, name = fitted.family.verbs, fitted.schema.example.name, shlex.quote(str(run))
     source = shlex.quote(data)
-    ending = {"table": ".csv", "vector": ".csv", "image": ".png", "tokens": ".txt"}[kind]
+    endings = {"table": ".csv", "array": ".csv", "image": ".png", "text": ".txt", "sound": "/"}
+    ending = endings.get(kind_of(fitted.schema), ".npz")
     gaps = bool(opened.schema.extra.get("missing"))
     found = []
     if "sample" in verbs:
@@ -245,9 +248,9 @@ def _next(data: str, run: Path, fitted: Fitted, opened: Opened) -> list[str]:
     if "encode" in verbs:
         found.append(f"pushforward encode {name} {source} --out codes.npy")
     other = next(f for f in ("nice", "vae", "gmm") if f != fitted.family.name)
-    rivals = [fitted.family.name, other]
+    rivals, how = [fitted.family.name, other], f" --kind {read_as}" if read_as else ""
     if not fitted.family.target and kind in FAMILIES[other].kinds:
-        found.append(f"pushforward compare {source} {' '.join(rivals)} --minutes 1")
+        found.append(f"pushforward compare {source} {' '.join(rivals)}{how} --minutes 1")
     found.append(f"pushforward report {name}")
     found.append("pushforward models")
     return found[:3]

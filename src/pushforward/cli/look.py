@@ -23,7 +23,7 @@ class Inspect(Command):
     """What was found in DATA: columns, types, ranges, missing values, constants, identifiers, and what becomes of each."""
 
     data: Data
-    """A table, an array, a text, a folder of images or texts, or a name such as digits or moons."""
+    """A table, an array, a text, a folder of images, recordings or texts, or a name such as digits or moons."""
     target: Column = None
     """The column a predictor would predict."""
     condition: Columns = ()
@@ -49,7 +49,9 @@ class Inspect(Command):
             for note in found["notes"]:
                 print(note)
         able = [f.name for f in FAMILIES.values() if found["kind"] in f.kinds and not f.baseline and not f.target]
-        say(f"\nnext\n  pushforward fit {shlex.quote(self.data)} {able[0]}\n  families for it: {', '.join(able)}")
+        if able:
+            how = f" --kind {self.reading.kind}" if self.reading.kind else ""
+            say(f"\nnext\n  pushforward fit {shlex.quote(self.data)} {able[0]}{how}\n  families for it: {', '.join(able)}")
         return 0
 
 
@@ -97,7 +99,8 @@ def _print_catalog() -> None:
     for fam in FAMILIES.values():
         print(f"{strong(fam.name.ljust(widths[0]))}  {fam.title}" + (f"  {dim(fam.source)}" if fam.source else ""))
     print(
-        "\nscore: an exact density, one by an ODE solver, or a lower bound. data: vector, table, image, tokens.\n"
+        "\nscore: an exact density, one by an ODE solver, or a lower bound. "
+        f"data: {', '.join(KINDS)}.\n"
         "pushforward fit DATA FAMILY --help shows a family's own options."
     )
 

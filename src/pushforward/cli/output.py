@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from pushforward.cli.arguments import UsageError
 from pushforward.cli.terminal import console, say
 from pushforward.core.errors import PushforwardError
-from pushforward.core.schema import Image, Schema
-from pushforward.fitting.files import whole, writing_failed
+from pushforward.core.schema import Image, Schema, Signal
+from pushforward.fitting.files import whole, write_arrays, writing_failed
 
 PREVIEW = 20
 _TEXTUAL = (".csv", ".tsv", ".jsonl", ".json", ".txt")
@@ -25,13 +26,24 @@ FORMATS = {
     "array": (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".npy", ".npz"),
     "image": (".png", ".npy", ".npz"),
     "text": (".txt", ".jsonl", ".json"),
+    "sound": (".npz", ".npy"),
+    "signal": (".npz", ".npy"),
+    "points": (".npz", ".npy"),
 }
+FORMATS["way"] = (*FORMATS["array"], ".png")  # vectors of two numbers on their way from noise to data
+_PRINTED = ("table", "array", "way", "text")  # to standard output where nothing is said; the rest to a file in the run
+_FOLDERS = ("image", "sound")  # kinds that a folder can hold, a file for each example
 DENSITIES = {"exact": "exact density", "ode": "density by an ODE solver", "lower_bound": "lower bound"}
-_KINDS = {"table": "table", "vector": "array", "image": "image", "tokens": "text"}
+_KINDS = {"table": "table", "vector": "array", "image": "image", "tokens": "text", "signal": "signal", "points": "points"}
 
 
-def kind_of(schema: Schema) -> str:
-    """table, array, image or text."""
+def kind_of(schema: Schema, frames: int | None = None) -> str:
+    """table, array, image, text, points, and sound or signal: one of known rate, or another; a way where vectors of two numbers
+    come in ``frames``."""
+    if frames and schema.example.name == "vector" and schema.example.size == 2:
+        return "way"
+    if getattr(schema.example, "rate", None) is not None:
+        return "sound"
     return _KINDS[schema.example.name]
 
 
@@ -95,25 +107,34 @@ def as_frame(value: Any, names: Sequence[str] | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a result of one ``kind`` goes. ``path`` None is standard output, ``suffix`` the format, "" a folder of PNGs."""
+    """Where a result of one ``kind`` goes. ``path`` None is standard output, ``suffix`` the format, "" a folder of files.
+
+    With ``frames`` its rows are so many of the first example, then those of the second, …
+    """
 
     kind: str
     path: Path | None
     suffix: str
     preview: bool = False
     json: bool = False
+    frames: int = 0
 
 
-def destination(out: str | None, kind: str, *, force: bool, json: bool, run: Path) -> Destination:
+def destination(out: str | None, kind: str, *, force: bool, json: bool, run: Path, frames: int | None = None) -> Destination:
     """Decided before any work is done. Raises UsageError for an ending that cannot hold ``kind``, PushforwardError for a file
     that is there already and ``force`` is not given."""
-    standard = {"table": ".csv", "array": ".csv", "image": ".png", "text": ".txt"}[kind]
+    return replace(_destination(out, kind, force, json, run), frames=frames or 0)
+
+
+def _destination(out: str | None, kind: str, force: bool, json: bool, run: Path) -> Destination:
+    standard = FORMATS[kind][0]
     if out is None and json:
         return Destination(kind, None, ".json", json=True)
-    if out is None and kind != "image":
+    if out is None and kind in _PRINTED:
         return Destination(kind, None, standard, preview=sys.stdout.isatty())
     if out is None:
-        return Destination(kind, numbered(run / "samples.png"), ".png")
+        standard = "" if kind == "sound" else standard
+        return Destination(kind, numbered(run / f"samples{standard}"), standard)
     if out == "-" or (out.startswith("-.") and "/" not in out):
         if json:
             raise UsageError("--json and --out - both write to standard output: give one")
@@ -122,7 +143,7 @@ def destination(out: str | None, kind: str, *, force: bool, json: bool, run: Pat
             raise UsageError(f"a {suffix} would garble the terminal: pipe it somewhere, or give --out FILE{suffix}")
         return Destination(kind, None, suffix)
     path = Path(out).expanduser()
-    if kind == "image" and (out.endswith("/") or path.is_dir()):
+    if kind in _FOLDERS and (out.endswith("/") or path.is_dir()):
         if path.is_dir() and any(path.iterdir()) and not force:
             raise PushforwardError(f"{path} exists and is not empty: choose another --out, or add to it with --force")
         if path.exists() and not path.is_dir():
@@ -145,8 +166,10 @@ def _suffix(suffix: str, kind: str, out: str) -> str:
     if suffix in FORMATS[kind]:
         return suffix
     found = f"the ending '{suffix}'" if suffix else "no ending"
-    able = ", ".join(FORMATS[kind]) + (", or a folder ending in /" if kind == "image" else "")
-    raise UsageError(f"--out {out} has {found}: {'an' if kind in ('image', 'array') else 'a'} {kind} can be written as {able}")
+    able = ", ".join(FORMATS[kind]) + (", or a folder ending in /" if kind in _FOLDERS else "")
+    named = {"sound": "recordings", "points": "points", "way": "a way from noise to data"}
+    what = named.get(kind, f"{'an' if kind in ('image', 'array') else 'a'} {kind}")
+    raise UsageError(f"--out {out} has {found}: {what} can be written as {able}")
 
 
 def numbered(path: Path) -> Path:
@@ -163,6 +186,8 @@ def emit(
 ) -> None:
     """Send a result on its way. ``about`` goes into the JSON; ``names`` are column names of an array."""
     rows = len(value)
+    if where.frames and where.kind in ("table", "array", "way") and where.suffix in _FRAMES:
+        value, where = _told_frames(as_frame(value, names), where.frames), replace(where, kind="table")
     if where.path is None and where.json:
         print_json({**about, "rows": records(value, where.kind)})
     elif where.preview:
@@ -181,7 +206,17 @@ def emit(
             say(f"{rows:,} {_NOUNS[where.kind][rows != 1]} written to {where.path}")
 
 
-_NOUNS = {"table": ("row", "rows"), "array": ("row", "rows"), "image": ("image", "images"), "text": ("text", "texts")}
+_NOUNS = {"image": ("image", "images"), "text": ("text", "texts"), "sound": ("recording", "recordings")}
+_NOUNS |= {"signal": ("signal", "signals"), "points": ("set of points", "sets of points")}
+_NOUNS |= dict.fromkeys(("table", "array", "way"), ("row", "rows"))
+
+
+def _told_frames(frame: Any, frames: int) -> Any:
+    """With a first column that says which frame of its example a row is."""
+    name = "frame"
+    while name in frame.columns:
+        name += "_"
+    return frame.assign(**{name: np.arange(len(frame)) % frames})[[name, *frame.columns]]
 
 
 def _to_stdout(value: Any, where: Destination, schema: Schema | None, names: Sequence[str] | None) -> None:
@@ -208,9 +243,17 @@ def _write(value: Any, path: Path, where: Destination, schema: Schema | None, na
     if suffix == ".npy":
         np.save(path, np.asarray(value), allow_pickle=False)
     elif suffix == ".npz":
-        np.savez_compressed(path, x=np.asarray(value))
+        arrays = {"x": np.asarray(value)}
+        if schema is not None and isinstance(schema.example, Signal) and schema.example.rate is not None:
+            arrays["rate"] = np.array(schema.example.rate)
+        write_arrays(path, arrays)
     elif kind == "image":
-        _save_sheet(value, path, schema)
+        _save_sheet(value, path, schema, where.frames)
+    elif suffix == ".png":
+        from pushforward.fitting.pictures import save_panels
+
+        points = np.asarray(value)
+        save_panels([points[i :: where.frames] for i in range(where.frames)], path)
     elif kind == "text":
         path.write_text(_text(value, suffix), encoding="utf-8")
     else:
@@ -255,30 +298,36 @@ def _shown(images: Any, schema: Schema | None) -> tuple[Image, Any]:
     return schema.example, encode(schema.example, images)
 
 
-def _save_sheet(images: Any, path: Path, schema: Schema | None) -> None:
-    """All images on one sheet, small ones enlarged."""
+def _save_sheet(images: Any, path: Path, schema: Schema | None, columns: int = 0) -> None:
+    """All images on one sheet of so many ``columns``, or a square one; small images enlarged."""
     from pushforward.data.images import grid, save_png
 
     kind, codes = _shown(images, schema)
-    columns = max(1, math.ceil(math.sqrt(len(codes))))
-    sheet = grid(kind, codes, columns=columns)
+    sheet = grid(kind, codes, columns=columns or None)
     times = max(1, round(40 / max(kind.height, kind.width)))
     save_png(sheet.repeat(times, 0).repeat(times, 1), path)
 
 
-def _write_folder(images: Any, folder: Path, schema: Schema | None) -> None:
-    """One PNG each."""
+def _write_folder(values: Any, folder: Path, schema: Schema | None) -> None:
+    """One PNG or .wav each."""
     from pushforward.data.images import save_png, to_display
+    from pushforward.data.signals import encode, save_wav
 
-    kind, codes = _shown(images, schema)
-    digits = max(4, len(str(len(codes) - 1)))
+    kind = schema.example if schema is not None else None
+    save: Callable[[Any, Path], None]
+    if isinstance(kind, Signal):
+        suffix, held = ".wav", encode(kind, values, "the result").numpy()
+        save = functools.partial(save_wav, kind)
+    else:
+        suffix, held, save = ".png", to_display(*_shown(values, schema)), save_png
+    digits = max(4, len(str(len(held) - 1)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_failed(folder, error) from error
-    for i, pixels in enumerate(to_display(kind, codes)):
-        with whole(folder / f"{i:0{digits}d}.png") as temporary:
-            save_png(pixels, temporary)
+    for i, one in enumerate(held):
+        with whole(folder / f"{i:0{digits}d}{suffix}") as temporary:
+            save(one, temporary)
 
 
 # ------------------------------------------------------------------------------------------------------------ preview

@@ -16,8 +16,10 @@ from pushforward.cli.arguments import (
     Real,
     Run,
     Seed,
+    UsageError,
     Whole,
     Words,
+    number,
     option,
     pairs,
 )
@@ -40,6 +42,8 @@ class Sample(Command):
 
     Images: .png is one sheet, a folder/ one PNG each, .npy .npz. Texts: .txt .jsonl .json.
 
+    Signals and points: .npy .npz, recordings also a folder/ of one .wav each.
+
     --out - is standard output, --out -.parquet the same in that format.
     """
 
@@ -48,17 +52,35 @@ class Sample(Command):
     n: Annotated[int, option("N", "n")] = 64
     """How many."""
     out: Out = None
-    """File to write (default: a preview on the terminal, CSV in a pipe, RUN/samples.png for images)."""
+    """File to write (default: a preview on the terminal, CSV in a pipe; in RUN for images, signals and points)."""
     condition: Annotated[tuple[str, ...], option("NAME=VALUE …")] = ()
-    """Conditions of a model fitted with --condition; drawn from the data where none is given."""
+    """Conditions of a model fitted with --condition: a value, a text, the file of an image, or numbers as 1,2,3; drawn from the
+    data where none is given."""
     seed: Seed = 0
     """The same seed gives the same samples."""
     guidance: Real = None
     """Strength of the condition (diffusion); 1 is none."""
+    guidance_interval: Annotated[tuple[float, ...], option("LOW HIGH")] = ()
+    """Noise over signal between which to guide (diffusion)."""
+    guidance_rescale: Real = None
+    """How far guided samples are brought back to their spread, 0 to 1 (diffusion)."""
+    classifier: Annotated[str | None, option("RUN")] = None
+    """A noisy-classifier of the same data, to guide by: its label is a --condition (diffusion)."""
+    weak: Annotated[str | None, option("RUN")] = None
+    """A weaker model of the same data, to guide away from (diffusion)."""
     steps: Whole = None
-    """Solver steps (diffusion)."""
-    method: Words = None
-    """Solver (diffusion): euler, midpoint, heun or rk4."""
+    """Steps of the sampler (diffusion)."""
+    sampler: Words = None
+    """euler, heun, dpm++2m, unipc, ddim, ddpm, edm … (diffusion)."""
+    grid: Words = None
+    """Where the steps are: uniform, log-snr, karras, quadratic, trailing or leading (diffusion)."""
+    path: Words = None
+    """The path to sample along: rectified, vp, edm, angle … (diffusion)."""
+    options: Annotated[tuple[str, ...], option("NAME=X …")] = ()
+    """Options of the sampler, such as eta=0.5 or churn=20 (diffusion)."""
+    trajectory: Annotated[int | None, option("FRAMES")] = None
+    """Show the way from noise to each sample in so many frames: columns of the sheet, or of vectors of two numbers panels of a
+    .png (diffusion)."""
     temperature: Real = None
     """Scale of the noise (flows, GANs); below 1 is tamer."""
     device: Device = None
@@ -72,12 +94,25 @@ class Sample(Command):
         from pushforward.cli.output import destination, emit, kind_of
 
         condition = pairs(self.condition, "--condition", "label=3") or None
-        chosen = {"guidance": self.guidance, "steps": self.steps, "method": self.method, "temperature": self.temperature}
+        names = ("guidance", "guidance_rescale", "steps", "sampler", "grid", "path", "temperature")
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in names}
+        chosen |= {name: number(value, name) for name, value in pairs(self.options, "--options", "eta=0.5").items()}
+        if self.guidance_interval:
+            if len(self.guidance_interval) != 2:
+                raise UsageError("--guidance-interval takes two numbers, the lowest and the highest noise over signal")
+            chosen["guidance_interval"] = self.guidance_interval
+        for name in ("classifier", "weak"):
+            if getattr(self, name) is not None:
+                chosen[name] = _load(getattr(self, name), self.device)
         fitted = _load(self.run, self.device)
         run = Path(self.run).expanduser()
-        where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=run)
+        kind = kind_of(fitted.schema, self.trajectory)
+        where = destination(self.out, kind, force=self.force, json=self.json, run=run, frames=self.trajectory)
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        drawn = fitted.sample(self.n, condition=condition, seed=self.seed, **given)
+        if self.trajectory is not None:
+            drawn = fitted.trajectory(self.n, frames=self.trajectory, condition=condition, seed=self.seed, **given)
+        else:
+            drawn = fitted.sample(self.n, condition=condition, seed=self.seed, **given)
         about: dict[str, Any] = {"run": str(run), "family": fitted.family.name, "seed": self.seed, "condition": condition}
         emit(drawn, where, schema=fitted.schema, **about)
         return 0

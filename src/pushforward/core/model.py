@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.core.context import Condition
+from pushforward.core.derived import with_derived
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples ``x`` (B, …) as codes, their ``condition`` {name: (B,)}, ``target`` (B,) and the batch's random numbers."""
+    """Examples ``x`` (B, …) as codes, their ``condition`` {name: (B, …)}, ``target`` (B,) and the batch's random numbers."""
 
     x: Tensor
     draws: Draws
@@ -67,7 +68,9 @@ class Model(nn.Module, ABC):
 
     @final  # type: ignore[misc]
     def forward(self, batch: Batch, turn: str = "model") -> dict[str, Tensor]:
-        """The terms of ``_loss``; the trainer minimises the mean of ``loss``."""
+        """The terms of ``_loss``; the trainer minimises the mean of ``loss``. Conditions made from x are made here."""
+        if len(batch.condition) < len(self.schema.conditions):
+            batch = replace(batch, condition=with_derived(self.schema.conditions, batch.x, batch.condition, batch.draws))
         terms = self._loss(batch, turn)
         if "loss" not in terms or any(term.shape != batch.x.shape[:1] for term in terms.values()):
             found = {name: tuple(term.shape) for name, term in terms.items()}

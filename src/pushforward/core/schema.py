@@ -8,6 +8,8 @@ In tensors an example is made of *codes*, in the user's own units so that densit
 | ``Table(columns)`` | float64 (B, C): numbers, dates in days since 1970, booleans 0/1, categories by index; gaps NaN |
 | ``Image(c, h, w, levels)`` | uint8 (B, c, h, w) in {0 … levels-1} |
 | ``Tokens(vocabulary, length)`` | int64 (B, length) |
+| ``Signal(channels, length)`` | float64 (B, channels, length) |
+| ``Points(count, dims)`` | float64 (B, count, dims), in no order that means anything |
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pushforward.core.errors import RecipeError
+
+PAD = "\x00"  # the symbol that fills texts up to their length
 
 
 class ColumnKind(str, enum.Enum):
@@ -70,6 +74,11 @@ class Column:
     def levels(self) -> int:
         """How many codes a discrete column has, the one for missing values included."""
         return len(self.categories) + self.missing
+
+    @property
+    def slot(self) -> str:
+        """Where of a ``Context`` it is seen as a condition."""
+        return "vector"
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,75 @@ class Tokens(Kind):
     def shape(self) -> tuple[int, ...]:
         return (self.length,)
 
+    @property
+    def pad(self) -> int:
+        """The code of ``PAD``; -1 where no text was ever filled up."""
+        return self.vocabulary.index(PAD) if PAD in self.vocabulary else -1
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Vector, Table, Image, Tokens)}
+
+@dataclass(frozen=True)
+class Signal(Kind):
+    """``length`` samples in time of ``channels`` channels, ``rate`` of them a second where that is known.
+
+    ``flat`` signals have one channel, and the user's arrays no axis for it.
+    """
+
+    channels: int
+    length: int
+    rate: int | None = None
+    flat: bool = False
+    container: str = "numpy"
+    dtype: str = "float64"
+    name: ClassVar[str] = "signal"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.length)
+
+
+@dataclass(frozen=True)
+class Points(Kind):
+    """A set of ``count`` points in ``dims`` dimensions; the order of its rows says nothing."""
+
+    count: int
+    dims: int
+    container: str = "numpy"
+    dtype: str = "float64"
+    name: ClassVar[str] = "points"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count, self.dims)
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Vector, Table, Image, Tokens, Signal, Points)}
+
+
+_SLOTS = {"vector": "vector", "tokens": "tokens", "image": "spatial", "signal": "spatial"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A condition that is itself of a kind: a vector, a text, an image or a signal. Its codes are (B, *kind.shape).
+
+    ``made`` is the recipe by which it is derived from the example (core/derived.py), "" where the data hold it. ``mean`` and
+    ``std`` are those of each number of a vector or each channel of a signal; none given are 0 and 1.
+    """
+
+    name: str
+    kind: Kind
+    made: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind.name not in _SLOTS:
+            raise ValueError(f"condition '{self.name}' is of kind {self.kind.name}: expected one of {', '.join(_SLOTS)}")
+
+    @property
+    def slot(self) -> str:
+        """Where of a ``Context`` it is seen: as ``vector``, ``tokens`` or ``spatial``."""
+        return _SLOTS[self.kind.name]
 
 
 @dataclass(frozen=True)
@@ -157,7 +233,7 @@ class Schema:
     """All a model must know of its data: one example, its conditions and, for predictors, the target."""
 
     example: Kind
-    conditions: tuple[Column, ...] = ()
+    conditions: tuple[Column | Part, ...] = ()
     target: Column | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -175,7 +251,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Kind):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": value.name} | {name: v for name, v in fields.items() if v is not None}
-    if isinstance(value, Column):
+    if isinstance(value, (Column, Part)):
         changed = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
         return {name: _plain(v) for name, v in changed.items()}
     if isinstance(value, (tuple, list)):
@@ -219,12 +295,20 @@ def _kind(plain: dict[str, Any]) -> Kind:
     return cls(**values)
 
 
+def _condition(plain: dict[str, Any]) -> Column | Part:
+    """A column, or a part: its kind is a description, not a word."""
+    if not isinstance(plain.get("kind"), dict):
+        return _column(plain)
+    values = dict(plain) | {"kind": _kind(plain["kind"])}
+    return Part(**(values | {name: tuple(values[name]) for name in ("mean", "std") if name in values}))
+
+
 def from_json(plain: dict[str, Any]) -> Schema:
     """The schema that ``to_json`` wrote. Raises RecipeError where it is damaged."""
     try:
         return Schema(
             example=_kind(plain["example"]),
-            conditions=tuple(_column(c) for c in plain.get("conditions", ())),
+            conditions=tuple(_condition(c) for c in plain.get("conditions", ())),
             target=_column(plain["target"]) if plain.get("target") else None,
             extra=dict(plain.get("extra") or {}),
         )

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from pushforward.core.errors import DataError, did_you_mean
-from pushforward.core.schema import Schema, Vector
-from pushforward.data import images, text, toys
+from pushforward.core.schema import Schema, Signal, Vector
+from pushforward.data import images, points, signals, text, toys
+from pushforward.data.arrays import ArrayStore
 from pushforward.data.dataset import Data, TensorStore
 
 TOY_POINTS = 10_000
@@ -130,7 +131,19 @@ CATALOG: dict[str, Bundled] = {
         "image",
         "binarized_mnist/binarized_mnist.npz",
     ),
-    "emoji": Bundled("7572 emoji, 32×32 colour, in two drawing styles and ten categories", "image", "emoji/emoji32.npz"),
+    "emoji": Bundled(
+        "7572 emoji, 32×32 colour, in two drawing styles and ten categories, with captions", "image", "emoji/emoji32.npz"
+    ),
+    "spoken-digits": Bundled(
+        "3000 recordings of spoken digits, 8 kHz, with labels and speakers; 300 are the test set",
+        "signal",
+        "fsdd/fsdd8k.npz",
+    ),
+    "modelnet": Bundled(
+        "882 airplanes and bathtubs as sets of 2048 points in space, with labels; 150 are the test set",
+        "points",
+        "modelnet/modelnet_points.npz",
+    ),
     "diamonds": Bundled(
         "53 940 diamonds: price, size and grades",
         "table",
@@ -327,8 +340,14 @@ def _binarized(name: str) -> Data:
 def _emoji(name: str) -> Data:
     local, _ = _files(name)
     assert local is not None
-    pixels, sets, categories, category_names = _npz(local, "images", "set", "category", "category_names")
-    columns = {"set": np.array(["twemoji", "noto"])[sets], "category": category_names[categories]}
+    keys = ("images", "set", "category", "category_names", "subcategory", "subcategory_names", "caption")
+    pixels, sets, categories, category_names, finer, finer_names, captions = _npz(local, *keys)
+    columns = {
+        "set": np.array(["twemoji", "noto"])[sets],
+        "category": category_names[categories],
+        "subcategory": finer_names[finer],
+        "caption": captions,
+    }
     return images.from_array(pixels, columns, name=name, levels=256)
 
 
@@ -339,9 +358,42 @@ def _digits(name: str) -> Data:
     return images.from_array(bunch.images.astype(np.uint8), {"label": bunch.target}, name=name, levels=17)
 
 
+def _spoken(name: str, length: int | None) -> Data:
+    local, _ = _files(name)
+    assert local is not None
+    keys = ("audio", "offsets", "digit", "speaker", "speaker_names", "index", "sample_rate")
+    audio, offsets, digit, speaker, names, index, sample_rate = _npz(local, *keys)
+    lengths, rate = np.diff(offsets).tolist(), int(sample_rate)
+    if length is not None:
+        signals.check_length(length)
+    size = signals.fitting(lengths) if length is None else length
+    x = np.zeros((len(lengths), 1, size), np.float32)
+    for row, (start, n) in enumerate(zip(offsets, np.minimum(lengths, size), strict=False)):
+        x[row, 0, :n] = audio[start : start + n] / 32768
+    described, side = images.side_columns({"label": digit.astype(np.int64), "speaker": names[speaker]}, len(x))
+    kind = Signal(1, size, rate, flat=True, dtype="float32")
+    notes = signals.fitting_note(lengths, size, rate)
+    store = ArrayStore(x, side)
+    # the official split is by the number of the recording
+    aside = np.flatnonzero(index < 5)
+    return Data.of(Schema(kind, extra={"columns": described}), store, name=name, test=aside, notes=tuple(notes))
+
+
+def _modelnet(name: str, length: int | None) -> Data:
+    local, _ = _files(name)
+    assert local is not None
+    stored, scale, label, classes, split = _npz(local, "points", "scale", "label", "class_names", "split")
+    x, kind = points.arranged(stored.astype(np.float32) * scale, name)
+    x, kind, notes = points.thinned(x, kind, length, name)
+    described, side = images.side_columns({"label": classes[label]}, len(x))
+    schema = Schema(kind, extra={"columns": described})
+    aside = np.flatnonzero(split == 1)
+    return Data.of(schema, ArrayStore(x, side), name=name, test=aside, notes=("the second coordinate points up", *notes))
+
+
 def _toy(name: str) -> Data:
-    points = toys.sample(name, TOY_POINTS, seed=0).astype(np.float32)
-    return Data.of(Schema(Vector(2, dtype="float32")), TensorStore(torch.from_numpy(points.astype(np.float64))), name=name)
+    drawn = toys.sample(name, TOY_POINTS, seed=0).astype(np.float32)
+    return Data.of(Schema(Vector(2, dtype="float32")), TensorStore(torch.from_numpy(drawn.astype(np.float64))), name=name)
 
 
 def _table(name: str, types: Mapping[str, Any] | None) -> Data:
@@ -364,13 +416,14 @@ def open_bundled(
     name: str,
     *,
     resize: int | tuple[int, int] | None = None,
-    length: int = 64,
+    length: int | None = None,
     types: Mapping[str, Any] | None = None,
 ) -> Data:
     """The data set ``name``, one of ``NAMES``.
 
-    ``resize`` (pixels) is for images, ``length`` (characters a row) for text, ``types`` (column types) for tables. The
-    official test rows of the image sets are set aside in ``Data.test``. Toys are 10 000 points from a fixed seed.
+    ``resize`` (pixels) is for images, ``types`` (column types) for tables, ``length`` for text (characters a row), signals
+    (samples) and points (points in a set). Official test rows are set aside in ``Data.test``. Toys are 10 000 points from a
+    fixed seed.
 
     Raises DataError for an unknown name, an option that does not apply, and a set that can neither be found nor fetched.
     """
@@ -386,6 +439,10 @@ def open_bundled(
     elif kind == "text":
         local, fetched = _files(name)
         data = replace(text.open_text(local or fetched[0], length=length), name=name)
+    elif kind == "signal":
+        data = _spoken(name, length)
+    elif kind == "points":
+        data = _modelnet(name, length)
     elif kind == "toy":
         data = _toy(name)
     else:

@@ -18,7 +18,8 @@ Index = slice | np.ndarray
 
 @dataclass(frozen=True)
 class Rows:
-    """Codes of some rows: ``x`` (B, *schema.example.shape); ``columns`` {name: (B,) float64} for conditions and target."""
+    """Codes of some rows: ``x`` (B, *schema.example.shape); ``columns`` {name: (B,) float64} for conditions and target, of
+    conditions that are parts (B, *part.kind.shape)."""
 
     x: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pushforward.core.schema import Column, ColumnKind, Image, Table, Tokens, Vector
+from pushforward.core.schema import Column, ColumnKind, Image, Part, Points, Signal, Table, Tokens, Vector
 from pushforward.data.bounds import words
 from pushforward.data.dataset import Data
 
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 SHOWN = 5  # levels that are named
+LOOKED_AT = 1000  # rows of signals and points whose range is told
 
 
 def summary(data: Data) -> dict[str, Any]:
     """``data`` in plain JSON values: name, origin, rows, rows set aside for testing, kind, columns and notes.
 
     Each column has ``name``, ``type``, ``role`` (learned, condition, target, carried or left out), ``values`` (its range
-    or first levels, in words), ``levels`` (their number, None for numbers) and ``missing`` (rows without a value).
+    or first levels, in words), ``levels`` (their number, None for numbers) and ``missing`` (rows without a value). Columns of
+    signals are their channels, those of points the coordinates.
     """
     schema = data.schema
     missing = schema.extra.get("missing", {})
     rows = []
     if isinstance(schema.example, Table):
         rows = [_row(c, _role(c), missing) for c in schema.example.columns]
+    if isinstance(schema.example, (Signal, Points)):
+        rows += _axes(data, schema.example)
     side = [*schema.extra.get("columns", ())] if not isinstance(schema.example, Table) else []
     rows += [_row(c, "side column", missing) for c in side]
     rows += [_row(c, "condition", missing) for c in schema.conditions]
@@ -69,13 +73,34 @@ def _safe(text: str) -> str:
     return escape(text)
 
 
+def _axes(data: Data, kind: Signal | Points) -> list[dict[str, Any]]:
+    """A row for each channel of signals or coordinate of points."""
+    rows = data.sample(min(LOOKED_AT, max(1, 20_000_000 // kind.size))).x
+    if isinstance(kind, Signal):
+        values, names = rows.transpose(0, 1).flatten(1), [f"channel {i + 1}" for i in range(kind.channels)]
+    else:
+        values = rows.flatten(0, 1).T
+        names = list("xyz")[: kind.dims] if kind.dims <= 3 else [f"coordinate {i + 1}" for i in range(kind.dims)]
+    found = []
+    for name, x in zip(names, values, strict=True):
+        said = f"{float(x.min()):.4g} to {float(x.max()):.4g}, mean {float(x.mean()):.4g}, deviation {float(x.std()):.4g}"
+        if isinstance(kind, Signal) and (silent := float((x == 0).double().mean())) > 0.01:
+            said += f", {silent:.0%} zero"
+        found.append({"name": name, "type": "number", "role": "learned", "values": said, "levels": None, "missing": 0})
+    return found
+
+
 def _role(column: Column) -> str:
     if column.learned:
         return "learned"
     return "carried" if column.kind is ColumnKind.CONSTANT else "left out"
 
 
-def _row(column: Column, role: str, missing: dict[str, int]) -> dict[str, Any]:
+def _row(column: Column | Part, role: str, missing: dict[str, int]) -> dict[str, Any]:
+    if isinstance(column, Part):
+        role = f"{role}, made from the example" if column.made else role
+        found = {"name": column.name, "type": "text" if isinstance(column.kind, Tokens) else column.kind.name, "role": role}
+        return found | {"values": part_words(column), "levels": None, "missing": 0}
     return {
         "name": column.name,
         "type": column.kind.value,
@@ -84,6 +109,16 @@ def _row(column: Column, role: str, missing: dict[str, int]) -> dict[str, Any]:
         "levels": len(column.categories) if column.discrete else None,
         "missing": missing.get(column.name, 0),
     }
+
+
+def part_words(part: Part) -> str:
+    """What a condition of more than one number is, in words."""
+    kind = part.kind
+    if isinstance(kind, Tokens):
+        return f"up to {kind.length} words out of {len(kind.vocabulary) - 2}"
+    if isinstance(kind, Image):
+        return f"{kind.height}×{kind.width} pixels, {kind.channels} channel{'s' if kind.channels > 1 else ''}"
+    return f"{kind.size} numbers"
 
 
 def _values(column: Column) -> str:
@@ -112,4 +147,9 @@ def _example(data: Data) -> str:
         return f"images of {kind.height}×{kind.width} pixels (height×width), {channels}, {kind.levels} levels"
     if isinstance(kind, Tokens):
         return f"texts of {kind.length} characters out of {len(kind.vocabulary)}"
+    if isinstance(kind, Signal):
+        lasts = f" ({kind.length / kind.rate:.3g} s at {kind.rate} Hz)" if kind.rate else ""
+        return f"signals of {kind.channels} channel{'s' if kind.channels > 1 else ''} and {kind.length} samples{lasts}"
+    if isinstance(kind, Points):
+        return f"sets of {kind.count} points in {kind.dims} dimension{'s' if kind.dims > 1 else ''}"
     return f"a table of {len(kind.learned)} learned columns" if isinstance(kind, Table) else kind.name

@@ -53,9 +53,10 @@ class FolderStore:
         return Rows(torch.from_numpy(x), {name: values[at] for name, values in self.columns.items()})
 
 
-def _find(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files, and the names of the other files, below ``folder``; hidden ones and loops of links are passed over."""
-    images: list[Path] = []
+def find(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], list[str]]:
+    """Files with one of the ``suffixes``, and the names of the other files, below ``folder``; hidden ones and loops of links
+    are passed over."""
+    found: list[Path] = []
     others: list[str] = []
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
@@ -67,14 +68,15 @@ def _find(folder: Path) -> tuple[list[Path], list[str]]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
             path = Path(here, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                images.append(path)
+            if path.suffix.lower() in suffixes and not name.startswith("."):
+                found.append(path)
             else:
                 others.append(str(path.relative_to(folder)))
-    return sorted(images, key=lambda path: path.relative_to(folder).parts), sorted(others)
+    return sorted(found, key=lambda path: path.relative_to(folder).parts), sorted(others)
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of the names, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -83,7 +85,7 @@ def _mixed(folder: Path, sizes: Sequence[tuple[int, int]], files: Sequence[Path]
     counts = Counter(sizes).most_common()
     found = [f"{shown(size)} ({n}, e.g. {files[sizes.index(size)].name})" for size, n in counts]
     return DataError(
-        f"the images in {folder} have {len(counts)} different sizes (height×width): {_listed(found)}. "
+        f"the images in {folder} have {len(counts)} different sizes (height×width): {some_of(found)}. "
         "Use --resize N to bring them to one size"
     )
 
@@ -110,9 +112,9 @@ def open_folder(
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
     size = asked_size(resize)
-    files, others = _find(folder)
+    files, others = find(folder)
     if not files:
-        found = f"only {_listed(others)}" if others else "nothing"
+        found = f"only {some_of(others)}" if others else "nothing"
         raise DataError(f"there are no images in {folder} (found {found}): expected {', '.join(s[1:] for s in SUFFIXES)} files")
     if size is None:
         # Headers are quick to read, so that mixed sizes are reported before everything is decoded.
@@ -135,8 +137,8 @@ def open_folder(
         raise _mixed(folder, shapes, files)
     height, width = shapes[0]
 
-    columns, codes = side_columns(_labels(folder, files), len(files))
-    notes = [f"files that are no images were skipped ({len(others)}): {_listed(others)}"] if others else []
+    columns, codes = side_columns(labels(folder, files), len(files))
+    notes = [f"files that are no images were skipped ({len(others)}): {some_of(others)}"] if others else []
     store: Store
     if len(files) * channels * height * width <= IN_MEMORY:
         x = np.empty((len(files), channels, height, width), np.uint8)
@@ -153,7 +155,8 @@ def open_folder(
     return Data.of(schema, store, name=folder.resolve().name, notes=tuple(notes), origin=str(folder))
 
 
-def _labels(folder: Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
+def labels(folder: Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The side column ``label``: the first folder on the way to each file, None for loose files. None where all are loose."""
     parts = [file.relative_to(folder).parts for file in files]
-    labels = np.array([p[0] if len(p) > 1 else None for p in parts], dtype=object)
-    return {"label": labels} if any(label is not None for label in labels) else {}
+    first = np.array([p[0] if len(p) > 1 else None for p in parts], dtype=object)
+    return {"label": first} if any(label is not None for label in first) else {}

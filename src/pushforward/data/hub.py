@@ -36,14 +36,14 @@ def only_tables(types: Any, drop: Any, what: str) -> None:
         raise DataError(f"{'types' if types else 'drop'} is for tables that are read here, which {what} is not")
 
 
-def open_hub(source: Any, *, types: Any, drop: Sequence[str], resize: Any, length: int, name: str, **rest: Any) -> Data:
+def open_hub(source: Any, *, types: Any, drop: Sequence[str], resize: Any, length: int | None, name: str, **rest: Any) -> Data:
     """A ``datasets.Dataset`` or ``DatasetDict`` as images, texts or a table. A test split is set aside."""
     dataset, test, notes = splits(source, name)
     pictures = [n for n, feature in dataset.features.items() if type(feature).__name__ == "Image"]
     others = [n for n in dataset.column_names if n not in pictures]
     text_like = "text" in others and all(n in ("text", "label", "labels") for n in others)
     if pictures:
-        only_tables(types, (), name)
+        only_tables({column: word for column, word in (types or {}).items() if word != "category"}, (), name)
         data = _hub_images(dataset, pictures[0], [n for n in others if n not in drop], resize, name, test)
     elif text_like and str(getattr(dataset.features["text"], "dtype", "")).endswith("string") and not types:
         from pushforward.data import text

@@ -18,6 +18,7 @@ from pushforward.core.schema import Schema, Tokens
 from pushforward.data.dataset import Data, Rows
 
 PAD = "\x00"
+LENGTH = 64  # characters of a row, unless said otherwise
 FEWEST = 4
 
 _CHUNK = 1 << 20
@@ -155,8 +156,8 @@ def _from_strings(texts: Sequence[Any], length: int) -> Data:
     return _data(points, codes, name="texts", notes=notes)
 
 
-def open_text(source: str | os.PathLike[str] | Sequence[str], *, length: int = 64) -> Data:
-    """Text as rows of ``length`` characters, int64 (N, length); the vocabulary is the distinct characters, sorted.
+def open_text(source: str | os.PathLike[str] | Sequence[str], *, length: int | None = None) -> Data:
+    """Text as rows of ``length`` characters (by default 64), int64 (N, length); the vocabulary is the distinct ones, sorted.
 
     ``source`` is a UTF-8 file or a folder of .txt files (one stream in the order of their paths, cut into consecutive
     rows, what is left at the end is dropped), or a list of strings (one row each: cut to ``length``, or filled with the
@@ -165,6 +166,7 @@ def open_text(source: str | os.PathLike[str] | Sequence[str], *, length: int = 6
 
     Raises DataError for text that is missing, empty, not UTF-8 (with the position of the byte) or too short for 4 rows.
     """
+    length = LENGTH if length is None else length
     if not isinstance(length, (int, np.integer)) or length < 1:
         raise DataError(f"length is {length!r}: expected a whole number of at least 1 character")
     length = int(length)

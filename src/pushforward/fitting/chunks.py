@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pushforward.core.derived import with_derived
 from pushforward.core.errors import DataError, RecipeError
 from pushforward.core.schema import Schema
 from pushforward.data.dataset import Data
@@ -25,14 +26,19 @@ def chunk_size(asked: int | None, schema: Schema, cost: int = 1) -> int:
 
 @torch.no_grad()
 def in_chunks(title: str, data: Data, schema: Schema, device: torch.device, run: Run, size: int) -> Tensor:
-    """``run``(x, condition, start, stop) over ``size`` rows of ``data`` at a time, joined on the CPU."""
+    """``run``(x, condition, start, stop) over ``size`` rows of ``data`` at a time, joined on the CPU.
+
+    Conditions made from the example are made of x, always the same way.
+    """
     parts = []
     with Progress(title) as progress:
         for start in range(0, len(data), size):
             stop = min(start + size, len(data))
             rows = data.rows(slice(start, stop))
-            condition = {c.name: place(rows.columns[c.name], device) for c in schema.conditions}
-            parts.append(run(place(rows.x, device), condition or None, start, stop).cpu())
+            x = place(rows.x, device)
+            columns = {c.name: place(rows.columns[c.name], device) for c in schema.conditions if c.name in rows.columns}
+            condition = with_derived(schema.conditions, x, columns)
+            parts.append(run(x, condition or None, start, stop).cpu())
             progress.update(stop / len(data))
     if not parts:
         raise DataError(f"{data.name} has no rows")

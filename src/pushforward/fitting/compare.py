@@ -168,7 +168,8 @@ def compare(
     bounds: Mapping[Any, Any] | Sequence[Any] | None = None,
     drop: Sequence[str] = (),
     resize: int | tuple[int, int] | None = None,
-    length: int = 64,
+    length: int | None = None,
+    kind: str | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Comparison:
@@ -191,7 +192,7 @@ def compare(
     if folder is not None:
         apart(data, folder)
         _prepare_folder(folder, force)
-    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
+    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length, "kind": kind}
     results: list[Result] = []
     name = str(data) if isinstance(data, (str, Path)) else "data"
     board = Progress("compare", quiet=quiet, after=0)

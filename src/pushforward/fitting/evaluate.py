@@ -8,7 +8,8 @@
 | predict | accuracy, log loss, calibration error |
 
 Samples are compared in features: numbers standardised by the test rows, categories one-hot, missing values as an
-indicator, pixels in [−1, 1].
+indicator, pixels in [−1, 1], samples of a signal standardised together, and of sets of points what their order does not
+change (``outline``).
 """
 
 from __future__ import annotations
@@ -26,17 +27,22 @@ from torch import Tensor
 
 from pushforward.core.model import Encodes, Predicts, Samples, Scores
 from pushforward.core.random import mix
-from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
+from pushforward.core.schema import Column, Image, Kind, Part, Points, Schema, Signal, Table, Tokens, Vector
 from pushforward.data.dataset import Data, Rows, Splits
 from pushforward.fitting.files import whole, write_arrays, write_json
 from pushforward.fitting.fitted import Fitted
 from pushforward.fitting.progress import Progress
 from pushforward.fitting.recipe import write_rows
+from pushforward.fitting.steering import trajectory
 from pushforward.metrics import classification, distances, likelihood, memorisation, probes, two_sample
 
 _BOUND_SAMPLES = 8  # draws in the bound of every lower_bound density, so that bounds are compared alike
 _PROBED = 5000
+_NUMBERS = 20_000_000  # numbers of training rows that samples are compared with
+_DIRECTIONS = 24  # in which sets of points are seen from the side
+_CELLS = 16  # averages of sorted places in each
 _SAMPLED = 1000
+_WAYS = {"image": (8, 8), "points": (4, 8), "plane": (500, 6)}  # samples and frames from noise to data
 _TOLD_APART = 10  # fewer test rows than that teach a classifier nothing: the figure is left out
 
 
@@ -108,7 +114,7 @@ def _some(data: Data, limit: int, seed: int) -> Data:
 
 
 def _large(schema: Schema) -> bool:
-    return isinstance(schema.example, Image) and schema.example.size > 256
+    return isinstance(schema.example, (Image, Signal, Points)) and schema.example.size > 256
 
 
 def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
@@ -116,6 +122,7 @@ def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     assert isinstance(model, Scores)
     # an ODE density costs a hundred passes of the network or more
     slow = not model.weights_are_exact or model.density_kind == "ode" or fitted.family.density == "ode"
+    slow = slow or getattr(model, "score_steps", 0) > 16  # one pass of the network for each of the steps of a random order
     test = _some(splits.test, (256 if _large(fitted.schema) else 1000) if slow else 10_000, seed)
     draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not slow else 1
     scored = fitted.score(test, samples=draws, seed=seed)
@@ -137,6 +144,9 @@ def features(schema: Schema, x: Tensor, reference: Tensor) -> np.ndarray:
         return (x.flatten(1).double() * (2 / max(1, kind.levels - 1)) - 1).numpy()
     if isinstance(kind, Tokens):
         return torch.nn.functional.one_hot(x, len(kind.vocabulary)).flatten(1).double().numpy()
+    if isinstance(kind, (Signal, Points)):
+        alike = _alike(kind, x, reference)
+        return (alike.flatten(1) if isinstance(kind, Signal) else outline(alike)).numpy()
     columns = kind.learned if isinstance(kind, Table) else [None] * kind.size
     parts = []
     for i, column in enumerate(columns):
@@ -154,6 +164,29 @@ def features(schema: Schema, x: Tensor, reference: Tensor) -> np.ndarray:
     return torch.cat(parts, 1).numpy()
 
 
+def _alike(kind: Kind, x: Tensor, reference: Tensor) -> Tensor:
+    """Signals with one mean and deviation for all samples of a channel, by those of ``reference``; points with one mean for
+    each coordinate and one deviation for all, which keeps their shapes."""
+    ref, shared = reference.double(), (0, 2) if isinstance(kind, Signal) else (0, 1)
+    mean = ref.mean(shared, keepdim=True)
+    std = (ref - mean).square().mean((0, 2) if isinstance(kind, Signal) else (0, 1, 2), keepdim=True).sqrt().clamp(min=1e-9)
+    return ((x.double() - mean) / std).nan_to_num(0.0, 10.0, -10.0).clamp(-10, 10)
+
+
+def outline(x: Tensor) -> Tensor:
+    """Sets of points (B, P, d) as numbers (B, F) that do not depend on the order of the points.
+
+    The points are projected on fixed directions, the axes first, and sorted on each; the sorted places are averaged in up to 16
+    cells. The distance between two rows, over √F, is then about the sliced Wasserstein distance between the two sets.
+    """
+    count, dims = x.shape[1:]
+    rng = np.random.default_rng(0)
+    turns = [np.eye(dims)] + [np.linalg.qr(rng.normal(size=(dims, dims)))[0] for _ in range(_DIRECTIONS // dims - 1)]
+    directions = torch.from_numpy(np.concatenate(turns[: 1 if dims == 1 else None], 1))
+    places = (x.double() @ directions).sort(1).values.transpose(1, 2)  # (B, directions, P)
+    return torch.nn.functional.adaptive_avg_pool1d(places, min(count, _CELLS)).flatten(1)
+
+
 def _samples(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metric]]:
     schema = fitted.schema
     test = _some(splits.test, _SAMPLED, seed)
@@ -163,22 +196,17 @@ def _samples(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metr
     drawn = fitted.sample_rows(n, seed=mix(seed, 0xE7A1))
     per_second = n / (time.monotonic() - began)
     real = test.rows()
-    names = [c.name for c in schema.conditions]
 
     def seen(rows: Rows) -> np.ndarray:
         # with conditions it is pairs (x, c) that must look alike
-        x = features(schema, rows.x, real.x)
-        if not names:
-            return x
-        table = Table(tuple(schema.conditions))
-        codes, ref = (torch.stack([r.columns[name].double() for name in names], 1) for r in (rows, real))
-        return np.concatenate([x, features(Schema(table), codes, ref)], 1)
+        return np.concatenate([features(schema, rows.x, real.x), *_told(schema, rows, real)], 1)
 
     speed = Metric("samples_per_second", "samples per second", per_second, better="higher", n=n)
     if len(test) < 2:
         return drawn, [speed]
     fake, true = seen(drawn), seen(real)
-    train = seen(_some(splits.train, 5000, seed).rows())
+    most = max(_SAMPLED, min(5000, _NUMBERS // schema.example.size))
+    train = seen(_some(splits.train, most, seed).rows())
     shared: dict[str, Any] = {"better": "lower", "n": n}
     distance = distances.sliced_wasserstein(fake, true, seed=seed)
     energy = distances.energy_distance(fake, true)
@@ -197,11 +225,22 @@ def _samples(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metr
     return drawn, metrics
 
 
+def _told(schema: Schema, rows: Rows, real: Rows) -> Iterator[np.ndarray]:
+    """Features of the conditions: of numbers, categories and vectors. Texts and pictures would drown the example."""
+    columns = tuple(c for c in schema.conditions if isinstance(c, Column))
+    if columns:
+        codes, ref = (torch.stack([r.columns[c.name].double() for c in columns], 1) for r in (rows, real))
+        yield features(Schema(Table(columns)), codes, ref)
+    for c in schema.conditions:
+        if isinstance(c, Part) and isinstance(c.kind, Vector):
+            yield features(Schema(c.kind), rows.columns[c.name], real.columns[c.name])
+
+
 def _labels(data: Data, schema: Schema) -> np.ndarray | None:
     """Labels of the rows, where the data have some: the target, a condition that is a category, or images' labels."""
     columns = data.rows(slice(0, 1)).columns
     wanted = [schema.target, *schema.conditions]
-    names = [c.name for c in wanted if c is not None and c.discrete and c.name in columns]
+    names = [c.name for c in wanted if isinstance(c, Column) and c.discrete and c.name in columns]
     names += [name for name in ("label",) if name in columns]
     return data.rows().columns[names[0]].numpy().astype(int) if names else None
 
@@ -211,7 +250,7 @@ def _codes(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     labels, wanted = _labels(train, fitted.schema), _labels(test, fitted.schema)
     if labels is None or wanted is None or len(np.unique(labels)) < 2:
         return
-    if any(c.discrete for c in fitted.schema.conditions):
+    if any(isinstance(c, Column) and c.discrete for c in fitted.schema.conditions):
         return  # the code was told the label
     slow = fitted.family.density == "ode"
     if slow and _large(fitted.schema):
@@ -248,7 +287,7 @@ def density_grid(fitted: Fitted, real: Tensor, size: int = 96) -> dict[str, np.n
 
 
 def write_evaluation(fitted: Fitted, splits: Splits, run: Path, *, quiet: bool = False) -> Evaluation:
-    """Evaluate and write what a report needs: evaluation.json, samples, density.npz, report.html."""
+    """Evaluate and write what a report needs: evaluation.json, samples, density.npz, trajectory.npz, report.html."""
     from pushforward.fitting.report import write_report
 
     evaluation, samples = _evaluate(fitted, splits, 0, quiet)
@@ -260,12 +299,23 @@ def write_evaluation(fitted: Fitted, splits: Splits, run: Path, *, quiet: bool =
     if isinstance(kind, Vector) and kind.length == 2 and isinstance(fitted.model, Scores) and not fitted.schema.conditions:
         real = fitted.preview.x if fitted.preview is not None else splits.test.rows().x
         write_arrays(run / "density.npz", density_grid(fitted, real))
+    write_way(fitted, run)
     write_report([run], run / "report.html")
     return evaluation
 
 
+def write_way(fitted: Fitted, run: Path) -> None:
+    """trajectory.npz, codes x (N, frames, …) on the way from noise to data, where there is one and a picture of it."""
+    kind = fitted.schema.example
+    name = "plane" if isinstance(kind, Vector) and kind.length == 2 else kind.name
+    if hasattr(fitted.model, "denoiser") and name in _WAYS:
+        n, frames = _WAYS[name]
+        write_arrays(run / "trajectory.npz", {"x": trajectory(fitted, n, frames=frames).x.unflatten(0, (n, frames)).numpy()})
+
+
 def write_user_samples(fitted: Fitted, rows: Rows, run: Path) -> None:
-    """Samples in a form people open: samples.png, .csv or .txt."""
+    """Samples in a form people open: samples.png, .csv or .txt, or recordings in samples/. What is none of these is in
+    samples.npz only."""
     kind = fitted.schema.example
     few = Rows(rows.x[:64], {n: c[:64] for n, c in rows.columns.items()})
     if isinstance(kind, Image):
@@ -273,6 +323,14 @@ def write_user_samples(fitted: Fitted, rows: Rows, run: Path) -> None:
 
         with whole(run / "samples.png") as temporary:
             save_png(grid(kind, few.x, columns=8), temporary)
+        return
+    if isinstance(kind, Signal) and kind.rate is not None:
+        from pushforward.data.signals import save_wav
+
+        for i, signal in enumerate(few.x.numpy()):
+            with whole(run / "samples" / f"{i:04d}.wav") as temporary:
+                save_wav(kind, signal, temporary)
+    if isinstance(kind, (Signal, Points)):
         return
     decoded = fitted.decode(rows)
     if isinstance(kind, Tokens):

@@ -19,11 +19,12 @@ from pushforward.core.model import Model
 from pushforward.core.random import mix
 from pushforward.core.schema import ColumnKind, Table
 from pushforward.data.bounds import Ends
-from pushforward.data.dataset import Data, Splits
+from pushforward.data.dataset import Data, Rows, Splits
 from pushforward.data.sources import open_data
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
 from pushforward.fitting.files import apart, read_json, write_json, writing_failed
 from pushforward.fitting.fitted import Fitted
+from pushforward.fitting.history import History
 from pushforward.fitting.loop import Callback, Job
 from pushforward.fitting.options import Training, split_options
 from pushforward.fitting.progress import Progress
@@ -33,6 +34,7 @@ from pushforward.fitting.trainer import train
 _PREVIEW = 1000
 _STATISTICS = 20_000_000  # codes looked at for means, quantiles and frequencies
 _MAX_CLASSES = 100
+_FREE = ("device", "tensorboard", "save_every", "snapshots")  # options that a resumed run may change
 
 
 def open_for(
@@ -83,16 +85,18 @@ def fit(
     bounds: Mapping[Any, Ends] | Ends | None = None,
     drop: Sequence[str] = (),
     resize: int | tuple[int, int] | None = None,
-    length: int = 64,
+    length: int | None = None,
+    kind: str | None = None,
     **options: Any,
 ) -> Fitted:
     """Learn a distribution from ``data``.
 
     ``data`` is anything open_data takes; ``family_name`` one of the catalog. ``target`` is what a predictor predicts,
     ``condition`` the columns c of p(x | c). ``bounds`` such as {"price": (0, None)} say what numbers can be: every sample is
-    within them. With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints
-    and, with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets
-    a Record after each validation and stops the fit by returning False. Further options are the trainer's
+    within them. ``kind`` says whether the rows of an array are vectors, images, signals or points. With ``out`` the run is
+    kept in that folder: recipe, weights, metrics, checkpoints and, with ``report``, evaluation, samples and report.html;
+    ``resume`` goes on from its newest checkpoint. ``callback`` gets a Record after each validation and stops the fit by
+    returning False. Further options are the trainer's
     (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own.
     Raises PushforwardError in one clear line.
     """
@@ -100,7 +104,7 @@ def fit(
     given, own = split_options(options, tuple(f.name for f in fields(fam.options)))
     training = training_from(given)
     config = fam.configure(own)
-    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length}
+    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length, "kind": kind}
     apart(data, out)
     opened = open_for(data, fam, target=target, condition=condition, **how)
     return fit_data(
@@ -132,12 +136,10 @@ def fit_data(
     """As ``fit``, for data that are open already."""
     fam.check(data.schema)
     splits = splits or data.split(training.seed)
-    training = _sized(training, fam, len(splits.train), world()[1])
+    training = sized(training, fam, len(splits.train), world()[1])
     with reproducible(mix(training.seed, 0x1417)):
         model = fam.build(data.schema, config)
-    precision = resolve_precision(training.precision, model, training.device)
-    training = replace(training, precision=precision)  # type: ignore[arg-type]
-    processes = Processes(training.device, precision)
+    training, processes = placed(training, model)
     run = Path(out) if out is not None else None
     recipe = make_recipe(
         fam,
@@ -150,8 +152,8 @@ def fit_data(
             "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
             "notes": list(data.notes),
         },
-        parameters=_count(model),
-        versions={"pushforward": pushforward.__version__, "torch": torch.__version__.split("+")[0]},
+        parameters=count(model),
+        versions=versions(),
     )
     if run is not None:
         if processes.main:
@@ -163,16 +165,10 @@ def fit_data(
     command = f"pushforward fit DATA {fam.name} … --out {run} --resume"
     show = Progress(f"fit {fam.name}", quiet=quiet or not processes.main)
     job = Job(model, splits.train, splits.validation, training, processes, run, resume, callback, show, command)
-    board = _tensorboard(run, job) if training.tensorboard and processes.main else contextlib.nullcontext()
-    # a user's own model may draw from the global generators
-    with board, reproducible(mix(training.seed, 0x61AD, processes.rank)):
-        history = train(job)
+    history = trained(job, run)
     last = history.records[-1]
     recipe |= {"seconds": last.seconds or time.monotonic() - began, "steps": last.step}
-    # in random order: a folder's images are sorted by class, and those shown first should be of all of them
-    chosen = np.random.default_rng(training.seed).permutation(len(splits.train))[:_PREVIEW]
-    preview = splits.train.rows(chosen)
-    fitted = Fitted(model, fam, data.schema, recipe, preview, history.lines, history.raw)
+    fitted = Fitted(model, fam, data.schema, recipe, preview_of(splits.train, training.seed), history.lines, history.raw)
     if run is not None and processes.main:
         fitted.write(run)
         if report:
@@ -183,7 +179,32 @@ def fit_data(
     return fitted
 
 
-def _sized(training: Training, fam: Family, rows: int, processes: int) -> Training:
+def preview_of(data: Data, seed: int) -> Rows:
+    """Some rows, in random order: a folder's images are sorted by class, and those shown first should be of all of them."""
+    return data.rows(np.random.default_rng(seed).permutation(len(data))[:_PREVIEW])
+
+
+def placed(training: Training, model: Model) -> tuple[Training, Processes]:
+    """``training`` with its precision settled, and the processes that ``model`` is trained in."""
+    precision = resolve_precision(training.precision, model, training.device)
+    return replace(training, precision=precision), Processes(training.device, precision)  # type: ignore[arg-type]
+
+
+def trained(job: Job, run: Path | None) -> History:
+    """``job`` done, with TensorBoard logs in ``run`` where it asks for them."""
+    training, processes = job.training, job.processes
+    board = _tensorboard(run, job) if training.tensorboard and processes.main else contextlib.nullcontext()
+    # a user's own model may draw from the global generators
+    with board, reproducible(mix(training.seed, 0x61AD, processes.rank)):
+        return train(job)
+
+
+def versions() -> dict[str, str]:
+    """What a recipe says of the software."""
+    return {"pushforward": pushforward.__version__, "torch": torch.__version__.split("+")[0]}
+
+
+def sized(training: Training, fam: Family, rows: int, processes: int) -> Training:
     """Defaults filled in. Raises RecipeError where the batch is larger than the data."""
     if training.batch_size is not None and training.batch_size > rows:
         raise RecipeError(f"batch_size {training.batch_size} is larger than the {rows} training rows: use at most {rows}")
@@ -208,28 +229,37 @@ def _claim(run: Path, recipe: dict[str, Any], resume: bool, force: bool) -> None
         rows, now = before.get("data", {}).get("rows"), recipe["data"]["rows"]
         if rows != now:
             raise CheckpointError(f"{run} was made with data of {rows} rows, found {now}: resume with the same data")
-        earlier = {k: v for k, v in before.get("training", {}).items() if k not in ("device", "tensorboard", "save_every")}
+        earlier = {k: v for k, v in before.get("training", {}).items() if k not in _FREE}
         for name, value in earlier.items():
             if _round_trip(recipe["training"].get(name)) != value:
                 found = recipe["training"].get(name)
                 raise CheckpointError(f"{run} was made with {name} {value}, found {found}: resume with the same options")
         return
+    make_room(run, force, "go on with --resume, " if existing.exists() else "")
+    write_json(existing, recipe)
+
+
+def make_room(run: Path, force: bool, hint: str = "") -> None:
+    """An empty folder ``run``, or with ``force`` one without the files of an earlier run.
+
+    Raises PushforwardError, which offers ``hint`` first, where it is neither.
+    """
     if run.exists() and not run.is_dir():
         raise PushforwardError(f"{run} is a file: choose another --out")
     if run.exists() and any(run.iterdir()) and not force:
-        hint = "go on with --resume, " if existing.exists() else ""
         raise PushforwardError(f"{run} exists and is not empty: {hint}choose another --out, or overwrite it with --force")
     try:
         run.mkdir(parents=True, exist_ok=True)
         if force:
             import shutil
 
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)
-            for name in ("model.safetensors", "raw.safetensors", "metrics.jsonl", "evaluation.json", "report.html"):
+            for name in ("checkpoints", "snapshots"):
+                shutil.rmtree(run / name, ignore_errors=True)
+            shown = ("evaluation.json", "samples.npz", "density.npz", "trajectory.npz", "report.html")
+            for name in ("model.safetensors", "raw.safetensors", "metrics.jsonl", *shown):
                 (run / name).unlink(missing_ok=True)
     except OSError as error:
         raise writing_failed(run, error) from error
-    write_json(existing, recipe)
 
 
 def _round_trip(value: Any) -> Any:
@@ -268,7 +298,7 @@ def _tensorboard(run: Path | None, job: Job) -> Any:
         writer.close()
 
 
-def _count(model: Model) -> int:
+def count(model: Model) -> int:
     """Numbers learned: trained parameters, or where there are none, what is fitted and kept."""
     kept = [t.numel() for t in model.state_dict().values() if t.is_floating_point()]
     return sum(p.numel() for p in model.parameters()) or sum(kept)

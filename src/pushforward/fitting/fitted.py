@@ -7,7 +7,7 @@ same rows whatever the chunks, before and after save and load.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
 from pushforward.core.model import Completes, Encodes, Interpolates, Model, Predicts, Samples, Scores
 from pushforward.core.random import Draws, mix
-from pushforward.core.schema import Image, Schema, Table, Tokens, Vector
+from pushforward.core.schema import Image, Schema, Tokens
 from pushforward.data.dataset import Data, Rows
 from pushforward.fitting.chunks import Run, chunk_size, in_chunks
-from pushforward.fitting.conditions import condition_codes
+from pushforward.fitting.conditions import condition_codes, told_visible
 from pushforward.fitting.gaps import fill, missing_codes, seen_in
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
 from pushforward.fitting.saved import read_run, write_run
+from pushforward.fitting.steering import steering, trajectory
 from pushforward.metrics.likelihood import bits_per_dim, log_mean_exp
+from pushforward.solvers.samplers import SAMPLER_OPTIONS
 
 _SAMPLING, _SCORING, _COMPLETING, _BETWEEN = 0x5A, 0x5C, 0xC0, 0xBE  # streams of the seed
 
@@ -96,7 +98,7 @@ class Fitted:
     # sample
 
     def conditions(self, condition: Mapping[str, Any] | None, n: int, seed: int) -> dict[str, Tensor] | None:
-        """Codes {name: (n,)} of conditions in the user's terms, each a value or ``n`` of them; where none are given, those of
+        """Codes {name: (n, …)} of conditions in the user's terms, each a value or ``n`` of them; where none are given, those of
         training rows drawn at random."""
         return condition_codes(self.schema.conditions, self.preview, condition, n, seed)
 
@@ -108,7 +110,8 @@ class Fitted:
         assert isinstance(self.model, Samples)
         if n < 1:
             raise RecipeError(f"the number of samples must be at least 1, found {n}")
-        self._check_options(self.model.sample, options)
+        self.check_options(options)
+        condition, own = steering(self, condition, n, seed, options)
         codes = self.conditions(condition, n, seed)
         size, parts = self._chunk(chunk), []
         with Progress("sample") as progress, torch.no_grad():
@@ -116,7 +119,7 @@ class Fitted:
                 stop = min(start + size, n)
                 draws = Draws(mix(seed, _SAMPLING), start, stop, n, self.device)
                 given = {name: place(c[start:stop], self.device) for name, c in codes.items()} if codes else None
-                parts.append(self._codes(self.model.sample(stop - start, given, draws, **options)))
+                parts.append(self._codes(self.model.sample(stop - start, given, draws, **own(start, stop))))
                 progress.update(stop / n)
         return Rows(torch.cat(parts), codes or {})
 
@@ -126,8 +129,12 @@ class Fitted:
         dtype = torch.uint8 if isinstance(kind, Image) else torch.int64 if isinstance(kind, Tokens) else torch.float64
         return x.cpu().to(dtype)
 
-    def _check_options(self, verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
-        known = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raises RecipeError for an option of sampling that the family does not have."""
+        assert isinstance(self.model, Samples)
+        parameters = inspect.signature(self.model.sample).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        known += [*SAMPLER_OPTIONS, "classifier"] if "sampler" in known else []
         for name, value in options.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it has none"
@@ -140,11 +147,18 @@ class Fitted:
     ) -> Any:
         """``n`` new examples in the user's type.
 
-        ``condition`` {name: value or n values}. ``options`` are the family's: temperature, or guidance, steps and method.
+        ``condition`` {name: value or n values}: a number, a category, a text, an array, or a picture of any size (an array or
+        Pillow's). ``options`` are the family's: temperature; or guidance, guidance_interval, guidance_rescale, steps, sampler,
+        grid, path and the sampler's own, and a ``classifier`` or a ``weak`` model to guide by.
         Raises Unsupported where the family cannot sample.
         """
         rows = self.sample_rows(n, condition=condition, seed=seed, chunk=chunk, **options)
         return self.decode(rows)
+
+    def trajectory(self, n: int = 8, *, frames: int = 8, **how: Any) -> Any:
+        """The way from noise to ``n`` samples, ``frames`` of each one after the other, in the user's type
+        (fitting/steering)."""
+        return self.decode(trajectory(self, n, frames=frames, **how))
 
     def decode(self, rows: Rows) -> Any:
         """Codes in the user's types."""
@@ -156,6 +170,8 @@ class Fitted:
 
     def score(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> Scored:
         """log p of each row with its standard error and kind.
+
+        Given what the data hold of the conditions; those made from the example ("grey", "small:2") are made of the row itself.
 
         ``samples`` K draws sharpen a lower bound to log (1/K) Σ w_k (Burda et al. 2015, arXiv:1509.00519), or average an
         estimate.
@@ -217,14 +233,15 @@ class Fitted:
             return self._codes(model.interpolate(x, other, steps, condition, draws))
 
         ways = self._each("interpolate", start, run, self._chunk(chunk, 2 * steps))
-        columns = {name: code.repeat_interleave(steps) for name, code in start.rows().columns.items()}
+        columns = {name: code.repeat_interleave(steps, 0) for name, code in start.rows().columns.items()}
         return self.decode(Rows(ways.flatten(0, 1), columns))
 
     def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None) -> Any:
         """``data`` with what is missing drawn from p(missing | observed).
 
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
-        arrays NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
+        arrays of numbers NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
+        A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row.
         """
         from pushforward.data.like import identified
 
@@ -232,7 +249,7 @@ class Fitted:
         model = self.model
         assert isinstance(model, Completes)
         kind = self.schema.example
-        if observed is None and not isinstance(kind, (Table, Vector)):
+        if observed is None and isinstance(kind, (Image, Tokens)):
             raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
         opened = self.open(data, holes=True)
         rows = opened.rows()
@@ -241,6 +258,7 @@ class Fitted:
         def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
             draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
             seen = known[start:stop].to(self.device)
+            condition = told_visible(self.schema.conditions, condition, x, seen)
             return fill(model, x, seen, condition, draws, missing)
 
         filled = self._each("complete", opened, run, self._chunk(chunk, 2))

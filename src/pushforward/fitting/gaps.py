@@ -12,7 +12,7 @@ from pushforward.core.context import Condition
 from pushforward.core.errors import DataError
 from pushforward.core.model import Completes
 from pushforward.core.random import Draws
-from pushforward.core.schema import Image, Kind, Table
+from pushforward.core.schema import Image, Kind, Signal, Table
 
 _REDRAWS = 16
 
@@ -26,6 +26,8 @@ def seen_in(kind: Kind, x: Tensor, observed: Any = None) -> Tensor:
         known = known[:, None].expand(x.shape)
     elif isinstance(kind, Image) and known.dim() == 4 and known.shape[-1] == kind.channels:
         known = known.permute(0, 3, 1, 2)
+    elif isinstance(kind, Signal) and kind.flat and known.dim() == 2:
+        known = known[:, None]
     if known.shape != x.shape:
         raise DataError(f"observed has shape {tuple(known.shape)}: expected that of the data, {tuple(x.shape)}")
     return known & ~x.isnan() if x.is_floating_point() else known

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.core.derived import with_derived
 from pushforward.core.errors import Interrupted
 from pushforward.core.model import Batch, Model
 from pushforward.core.random import Draws
@@ -48,9 +49,10 @@ class Job:
 def to_batch(rows: Rows, schema: Schema, draws: Draws, device: torch.device) -> Batch:
     """Rows of data as a batch on ``device``."""
     columns = {name: place(values, device) for name, values in rows.columns.items()}
-    condition = {c.name: columns[c.name] for c in schema.conditions}
+    x = place(rows.x, device)
+    condition = with_derived(schema.conditions, x, columns, draws)
     target = columns.get(schema.target.name) if schema.target is not None else None
-    return Batch(place(rows.x, device), draws, condition, target)
+    return Batch(x, draws, condition, target)
 
 
 def place(codes: Tensor, device: torch.device) -> Tensor:

@@ -46,6 +46,9 @@ class Training:
     """How many times to validate in the whole budget."""
     patience: int = 10
     """Stop after so many validations without a better one; 0 never stops early."""
+    snapshots: int = 6
+    """How many times to keep some samples in the whole budget, with the same noise each time, for the report; fewer where they
+    would take more than 3 % of the time, 0 none."""
     save_every: float = 60.0
     """Seconds between checkpoints in the run folder (at least one each validation)."""
     compile: bool = False
@@ -55,6 +58,7 @@ class Training:
 
     def __post_init__(self) -> None:
         at_least: dict[str, float] = {"steps": 1, "batch_size": 1, "accumulate": 1, "validate": 1, "patience": 0, "clip": 0}
+        at_least |= {"snapshots": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,20 @@ def short(value: float) -> str:
 # ----------------------------------------------------------------------------------------------------------------- SVG
 
 
-def _svg(width: float, height: float, parts: Iterable[Any], label: str, kind: str) -> Markup:
+def drawing(width: float, height: float, parts: Iterable[Any], label: str, kind: str) -> Markup:
+    """A picture of the class ``kind``, with ``label`` for those who cannot see it."""
     return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
         kind, width, height, label, Markup("").join(parts)
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "tick") -> Markup:
+def words(x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "tick") -> Markup:
+    """Text that begins, ends or has its middle at (x, y)."""
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+def stroke(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """A straight line of the class ``kind``."""
     return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(x1, y1, x2, y2, kind)
 
 
@@ -68,7 +72,8 @@ def _rect(x: float, y: float, width: float, height: float, fill: str, title: str
     )
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
+    """The beginning of a text that is too long."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -138,14 +143,14 @@ def curves(
     parts: list[Markup] = []
     for t in ticks(low, high, 5 if height > 200 else 3):
         y = top + float(at_y(t))
-        parts += [_line(left, y, width - right, y, "grid"), _text(left - 6, y + 3.5, short(t), anchor="end")]
+        parts += [stroke(left, y, width - right, y, "grid"), words(left - 6, y + 3.5, short(t), anchor="end")]
     for t in _log_ticks(first, last) if log else ticks(first, last, 6, whole=True):
         x = left + float(at_x(t))
-        parts += [_line(x, height - bottom, x, height - bottom + 4, "axis"), _text(x, height - bottom + 16, short(t))]
-    parts.append(_line(left, height - bottom, width - right, height - bottom, "axis"))
-    parts.append(_text(left + inner_w / 2, height - 4, x_label + (" (logarithmic)" if log else ""), kind="label"))
-    parts.append(_text(4, 12, y_label, anchor="start", kind="label"))
-    lines = [_line(float(at_x(m)), 0, float(at_x(m)), inner_h, "mark") for m in marks if first <= m <= last]
+        parts += [stroke(x, height - bottom, x, height - bottom + 4, "axis"), words(x, height - bottom + 16, short(t))]
+    parts.append(stroke(left, height - bottom, width - right, height - bottom, "axis"))
+    parts.append(words(left + inner_w / 2, height - 4, x_label + (" (logarithmic)" if log else ""), kind="label"))
+    parts.append(words(4, 12, y_label, anchor="start", kind="label"))
+    lines = [stroke(float(at_x(m)), 0, float(at_x(m)), inner_h, "mark") for m in marks if first <= m <= last]
     for s in series:
         keep = np.isfinite(s.y)
         xs, ys = at_x(np.asarray(s.x, dtype=float)[keep]), np.clip(at_y(s.y[keep]), -9999, 9999)
@@ -169,7 +174,7 @@ def curves(
     )
     end = width - right
     for s in reversed(series):
-        parts.append(_text(end, 12, s.name, anchor="end", kind="label"))
+        parts.append(words(end, 12, s.name, anchor="end", kind="label"))
         end -= 6.2 * len(s.name) + 8
         dash = Markup(' stroke-dasharray="5 4"') if s.dashed else ""
         parts.append(
@@ -178,7 +183,7 @@ def curves(
             )
         )
         end -= 30
-    return _svg(width, height, parts, label, "plot")
+    return drawing(width, height, parts, label, "plot")
 
 
 def histogram(
@@ -207,7 +212,7 @@ def histogram(
         parts.append(
             Markup('<path class="outline" d="{}" stroke="{}"><title>{}</title></path>').format(outline(s.y), s.colour, s.name)
         )
-    parts.append(_line(0, height - bottom, width, height - bottom, "axis"))
+    parts.append(stroke(0, height - bottom, width, height - bottom, "axis"))
     low, high = float(edges[0]), float(edges[-1])
     middles = (edges[:-1] + edges[1:]) / 2
     places = ticks(low, high, 3, whole=bool(np.allclose(middles, np.rint(middles))))
@@ -216,8 +221,8 @@ def histogram(
     for t in places:
         x = (t - low) / (high - low) * width
         anchor = "start" if x < 24 else "end" if x > width - 24 else "middle"
-        parts.append(_text(x, height - 5, show(t), anchor=anchor))
-    return _svg(width, height, parts, label, "plot")
+        parts.append(words(x, height - 5, show(t), anchor=anchor))
+    return drawing(width, height, parts, label, "plot")
 
 
 def bars(labels: Sequence[str], real: np.ndarray | None, samples: Sequence[Series], *, label: str) -> Markup:
@@ -230,11 +235,11 @@ def bars(labels: Sequence[str], real: np.ndarray | None, samples: Sequence[Serie
     parts: list[Markup] = []
     for i, name in enumerate(labels):
         y = i * band + 2
-        parts.append(Markup("<g><title>{}</title>{}</g>").format(name, _text(left - 6, y + 9, _cut(name, 12), anchor="end")))
+        parts.append(Markup("<g><title>{}</title>{}</g>").format(name, words(left - 6, y + 9, cut(name, 12), anchor="end")))
         if real is not None:
             parts.append(_rect(left, y, real[i] / peak * inner, 10, "var(--real)", f"real {real[i]:.1%}", ' opacity=".55"'))
             end = max([float(real[i]), *(0.0 if thin else float(s.y[i]) for s in samples)]) / peak * inner
-            parts.append(_text(left + end + (4 if thin else 8), y + 9, f"{real[i]:.1%}", anchor="start"))
+            parts.append(words(left + end + (4 if thin else 8), y + 9, f"{real[i]:.1%}", anchor="start"))
         for j, s in enumerate(samples):
             x, tip = s.y[i] / peak * inner, f"{s.name} {s.y[i]:.1%}"
             if thin:
@@ -245,7 +250,7 @@ def bars(labels: Sequence[str], real: np.ndarray | None, samples: Sequence[Serie
                         left + x, y + 5, s.colour, tip
                     )
                 )
-    return _svg(width, len(labels) * band + 4, parts, label, "plot")
+    return drawing(width, len(labels) * band + 4, parts, label, "plot")
 
 
 def correlation(names: Sequence[str], matrix: np.ndarray, *, label: str) -> Markup:
@@ -255,7 +260,7 @@ def correlation(names: Sequence[str], matrix: np.ndarray, *, label: str) -> Mark
     for i, row in enumerate(names):
         y = i * cell
         parts.append(
-            Markup("<g><title>{}</title>{}</g>").format(row, _text(left - 6, y + cell / 2 + 3.5, _cut(row, 12), anchor="end"))
+            Markup("<g><title>{}</title>{}</g>").format(row, words(left - 6, y + cell / 2 + 3.5, cut(row, 12), anchor="end"))
         )
         for j, column in enumerate(names):
             r = float(matrix[i, j])
@@ -263,7 +268,7 @@ def correlation(names: Sequence[str], matrix: np.ndarray, *, label: str) -> Mark
                 fill = f"rgba({'47,127,214' if r > 0 else '224,122,0'},{min(abs(r), 1):.2f})"
                 parts.append(_rect(left + j * cell, y, cell - 1, cell - 1, fill, f"{row} × {column}: {r:.2f}"))
     parts.append(Markup('<rect x="{:g}" y="0" width="175.5" height="175.5" class="frame"/>').format(left))
-    return _svg(left + 177, 177, parts, f"{label}, {n} columns", "plot")
+    return drawing(left + 177, 177, parts, f"{label}, {n} columns", "plot")
 
 
 def framed(picture: str, extent: Sequence[float], *, label: str) -> Markup:
@@ -278,17 +283,18 @@ def framed(picture: str, extent: Sequence[float], *, label: str) -> Markup:
     ]
     for t in ticks(x0, x1):
         x = left + (t - x0) / (x1 - x0) * side
-        parts += [_line(x, top + side, x, top + side + 4, "axis"), _text(x, top + side + 16, short(t))]
+        parts += [stroke(x, top + side, x, top + side + 4, "axis"), words(x, top + side + 16, short(t))]
     for t in ticks(y0, y1):
         y = top + (y1 - t) / (y1 - y0) * side
-        parts += [_line(left - 4, y, left, y, "axis"), _text(left - 6, y + 3.5, short(t), anchor="end")]
-    return _svg(left + side + 10, top + side + 22, parts, label, "plot")
+        parts += [stroke(left - 4, y, left, y, "axis"), words(left - 6, y + 3.5, short(t), anchor="end")]
+    return drawing(left + side + 10, top + side + 22, parts, label, "plot")
 
 
 # -------------------------------------------------------------------------------------------------------------- pixels
 
 
-def _address(image: Pillow.Image) -> str:
+def address(image: Pillow.Image) -> str:
+    """An image as a data address."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -310,7 +316,22 @@ def scatter(groups: Sequence[tuple[np.ndarray, np.ndarray, str]], extent: Sequen
         axes.scatter(x[keep], y[keep], s=area, c=colour, alpha=alpha, linewidths=0)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())
-    return _address(Pillow.fromarray(pixels).quantize(64, method=Pillow.Quantize.FASTOCTREE))
+    return address(Pillow.fromarray(pixels).quantize(64, method=Pillow.Quantize.FASTOCTREE))
+
+
+def save_panels(frames: Sequence[np.ndarray], path: Path) -> None:
+    """Points (N, 2) of each frame side by side in the same axes, as a PNG."""
+    # a figure can be 65,535 pixels wide
+    side, every = min(2.6, 600 / len(frames)), np.concatenate(frames)
+    figure = Figure(figsize=(side * len(frames) + 0.3, side + 0.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, points in zip(figure.subplots(1, len(frames), sharex=True, sharey=True, squeeze=False)[0], frames, strict=True):
+        alpha = float(np.clip(300 / max(len(points), 1), 0.5, 0.85))
+        axes.scatter(points[:, 0], points[:, 1], s=6 if len(points) > 300 else 10, c=PALETTE[0], alpha=alpha, linewidths=0)
+        axes.set_xlim(bulk(every[:, 0]))
+        axes.set_ylim(bulk(every[:, 1]))
+        axes.tick_params(labelsize=8)
+    figure.savefig(path, format="png")
 
 
 def field(values: np.ndarray, low: float, high: float) -> str:
@@ -318,7 +339,7 @@ def field(values: np.ndarray, low: float, high: float) -> str:
     share = np.nan_to_num((values - low) / max(high - low, 1e-12), nan=0.0, posinf=1.0, neginf=0.0)
     image = Pillow.fromarray(np.rint(np.clip(share[::-1], 0, 1) * 63).astype(np.uint8), mode="P")
     image.putpalette((colormaps[FIELD](np.linspace(0, 1, 64))[:, :3] * 255).round().astype(np.uint8).tobytes())
-    return _address(image)
+    return address(image)
 
 
 def gradient(steps: int = 9) -> str:
@@ -342,4 +363,4 @@ def sheet(rows: Sequence[np.ndarray], across: int, *, largest: int = 96, pad: in
             if scale < 1:
                 image = image.resize((w, h), Pillow.Resampling.LANCZOS)
             blank.paste(image.convert(blank.mode), (j * (w + pad), i * (h + pad)))
-    return _address(blank)
+    return address(blank)

@@ -22,6 +22,7 @@ from pushforward.fitting.diagnosis import diagnose
 from pushforward.fitting.files import whole
 from pushforward.fitting.report_columns import tabular
 from pushforward.fitting.report_data import beside, first_look, kind_sentence, schema_rows
+from pushforward.fitting.report_film import forming, ways
 from pushforward.fitting.report_models import leaderboard, learning, plane
 from pushforward.fitting.runs import Run, read_run, read_runs
 
@@ -78,6 +79,8 @@ def _page(runs: Sequence[Run], title: str | None) -> dict[str, Any]:
         "beside": beside(runs, source),
         "plane": plane(runs, source),
         "tabular": tabular(runs, source),
+        "forming": forming(runs, source),
+        "ways": ways(runs, source),
         "going_on": [_going_on(r) for r in runs],
     }
 
@@ -106,7 +109,8 @@ def _commands(run: Run, path: str) -> list[tuple[str, str]]:
     if run.error:
         return [("fit again, in the place of this run", f"pushforward fit DATA {family} --out {folder} --force")]
     kind = run.schema.example.name if run.schema else ""
-    out, new = OUT.get(kind, "samples.npy"), NEW.get(kind, "new.npy")
+    heard = run.schema is not None and getattr(run.schema.example, "rate", None) is not None
+    out, new = ("samples/", "folder-of-wavs") if heard else (OUT.get(kind, "samples.npy"), NEW.get(kind, "new.npy"))
     observed = " --observed observed.npy" if kind in ("image", "tokens") else ""
     every = {
         "sample": ("draw 1000 samples", f"pushforward sample {folder} -n 1000 --out {out}"),

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from pushforward.core.errors import PushforwardError
-from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens, Vector
+from pushforward.core.schema import Column, ColumnKind, Image, Kind, Part, Points, Schema, Signal, Table, Tokens, Vector
+from pushforward.data.describe import part_words
 from pushforward.data.images import to_display
 from pushforward.data.like import decode
-from pushforward.fitting import pictures
+from pushforward.fitting import pictures, shapes
 from pushforward.fitting.report_values import cell, text_of
 from pushforward.fitting.runs import Codes, Run, all_columns, column_codes, damaged
 
@@ -38,10 +39,14 @@ def schema_rows(schema: Schema, preview: Codes | None) -> list[dict[str, str]]:
             "role": role,
         }
 
+    def part(c: Part) -> dict[str, str]:
+        how = "condition, made from the example" if c.made else "condition"
+        return {"name": c.name, "kind": c.kind.name, "values": part_words(c), "step": "", "missing": "", "role": how}
+
     own = schema.example.columns if isinstance(schema.example, Table) else ()
     return [
         *(row(c, ROLES.get(c.kind, "learned")) for c in own),
-        *(row(c, "condition") for c in schema.conditions),
+        *(part(c) if isinstance(c, Part) else row(c, "condition") for c in schema.conditions),
         *([row(schema.target, "target")] if schema.target else []),
     ]
 
@@ -71,6 +76,11 @@ def kind_sentence(kind: Kind) -> str:
     if isinstance(kind, Tokens):
         symbols = sum(1 for s in kind.vocabulary if s != "\0")
         return f"Texts of up to {kind.length} symbols out of {symbols} different ones."
+    if isinstance(kind, Signal):
+        lasts = f", {kind.length / kind.rate:.3g} seconds at {kind.rate} Hz" if kind.rate else ""
+        return f"Signals of {kind.channels} channel{'s' if kind.channels > 1 else ''} and {kind.length} samples{lasts}."
+    if isinstance(kind, Points):
+        return f"Sets of {kind.count} points in {kind.dims} dimension{'s' if kind.dims > 1 else ''}."
     return f"Vectors of {kind.size} numbers."
 
 
@@ -82,6 +92,8 @@ def first_look(source: Run) -> dict[str, Any]:
     if isinstance(kind, Image):
         count = max(6, min(40, int(60_000 / min(kind.height * kind.width, 96**2))))
         layout = Layout(min(20, count), max(1, count // 20))
+    elif isinstance(kind, (Signal, Points)):
+        layout = Layout(*((4, 2) if isinstance(kind, Signal) else (8, 1)), extent=extent_of(kind, source.preview))
     return _shown(source, source.preview, PREVIEW_ROWS, layout)
 
 
@@ -93,7 +105,7 @@ def beside(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
     sampled = [run for run in runs if run.samples is not None and len(run.samples)]
     if not sampled or (isinstance(kind, Vector) and kind.size == 2):
         return None  # vectors of two numbers are shown in the plane
-    layout = _layout(kind, sampled, real) if isinstance(kind, Image) else None
+    layout = _layout(kind, sampled, real) if isinstance(kind, (Image, Signal, Points)) else None
     count = 8 if isinstance(kind, Tokens) else 6
     cards = [{"label": "real data", "colour": "", **_shown(source, real, count, layout)}] if len(real) else []
     for run in sampled:
@@ -103,12 +115,11 @@ def beside(runs: Sequence[Run], source: Run) -> dict[str, Any] | None:
 
 
 def _shown(run: Run, rows: Codes, count: int, layout: Layout | None) -> dict[str, Any]:
-    """Rows as {sheet, texts, table}, of which one is there: images where there is a layout, else the first ``count`` rows."""
+    """Rows as {sheet, texts, table}, of which one is there: pictures where there is a layout, else the first ``count`` rows."""
     assert run.schema is not None
     found: dict[str, Any] = {"sheet": None, "texts": None, "table": None}
     if layout is not None:
-        assert isinstance(run.schema.example, Image)
-        found["sheet"] = _sheet(run.schema.example, rows, layout)
+        found["sheet"] = _sheet(run.schema.example, rows, layout, pictures.REAL if rows is run.preview else run.colour)
     elif isinstance(run.schema.example, Tokens):
         found["texts"] = _texts(run, rows, count)
     else:
@@ -124,7 +135,7 @@ def _decoded(run: Run, rows: Codes, count: int) -> Any:
     assert run.schema is not None
     first = rows.take(slice(count))
     dtype = np.int64 if isinstance(run.schema.example, Tokens) else np.float64
-    columns = {name: torch.from_numpy(values.astype(np.float64)) for name, values in first.columns.items()}
+    columns = {n: torch.from_numpy(v.astype(np.float64) if v.ndim == 1 else v) for n, v in first.columns.items()}
     try:
         return decode(run.schema, torch.from_numpy(first.x.astype(dtype)), columns)
     except PushforwardError as error:
@@ -147,7 +158,7 @@ def _table(run: Run, rows: Codes, count: int) -> dict[str, Any]:
         names = [c.name for c in all_columns(schema)[: schema.example.size]]
         body = [[cell(round(v) if whole and math.isfinite(v) else v) for v in line] for line in first.x[:, :WIDEST].tolist()]
         for column in schema.conditions:
-            if column.name in first.columns and len(names) < WIDEST:
+            if isinstance(column, Column) and column.name in first.columns and len(names) < WIDEST:
                 names.append(column.name)
                 for line, code in zip(body, first.columns[column.name].tolist(), strict=True):
                     line.append({"text": text_of(column, code), "kind": "text"})
@@ -159,7 +170,7 @@ def _table(run: Run, rows: Codes, count: int) -> dict[str, Any]:
 def _texts(run: Run, rows: Codes, count: int) -> list[dict[str, str]]:
     assert run.schema is not None
     lines = [line if len(line) <= 400 else line[:399] + "…" for line in _decoded(run, rows, count)]
-    column = next((c for c in run.schema.conditions if c.name in rows.columns), None)
+    column = next((c for c in run.schema.conditions if isinstance(c, Column) and c.name in rows.columns), None)
     tags = [f"{column.name} = {text_of(column, v)}" for v in rows.columns[column.name][:count].tolist()] if column else None
     return [{"tag": tag, "text": line} for tag, line in zip(tags or [""] * len(lines), lines, strict=True)]
 
@@ -171,32 +182,56 @@ def _texts(run: Run, rows: Codes, count: int) -> list[dict[str, str]]:
 class Layout:
     """How contact sheets are laid out, the same for real images and for those of every model.
 
-    With a ``column`` there is a row of images for each of its ``values``.
+    With a ``column`` there is a row of images for each of its ``values``. ``extent`` are the ends of the axes of signals
+    (low, high) and points (low and high of each coordinate).
     """
 
     across: int
     rows: int
     column: Column | None = None
     values: tuple[float, ...] = ()
+    extent: tuple[float, ...] = ()
 
 
-def _layout(kind: Image, sampled: Sequence[Run], real: Codes) -> Layout:
-    scale = min(1.0, 96 / max(kind.height, kind.width))
-    each = kind.height * kind.width * scale**2 * (1.0 if kind.channels > 1 else 0.4)
-    budget = max(4, int(min(300_000, SHEET_PIXELS / (1 + len(sampled))) / each))
-    first = next((r.schema.conditions[0] for r in sampled if r.schema and r.schema.conditions), None)
+def extent_of(kind: Kind, rows: Codes) -> tuple[float, ...]:
+    """The range of most signals, or the cube around nearly all points; both follow the real data."""
+    x = rows.x[:200].astype(float)
+    if not isinstance(kind, Points):
+        # of the extremes of most rows: a signal may be silent nearly all the time
+        low, high = float(np.quantile(x.min((1, 2)), 0.05)), float(np.quantile(x.max((1, 2)), 0.95))
+        low, high = (low, high) if low > 0 or high < 0 else (min(low, -high), max(high, -low))
+        pad = 0.08 * (high - low) or 0.5 * (1 + abs(low))
+        return low - pad, high + pad
+    ends = [pictures.bulk(x[..., i], 0.12) for i in range(kind.dims)]
+    half = max(high - low for low, high in ends) / 2
+    return tuple(end for low, high in ends for end in ((low + high) / 2 - half, (low + high) / 2 + half))
+
+
+def _layout(kind: Kind, sampled: Sequence[Run], real: Codes) -> Layout:
+    extent: tuple[float, ...] = ()
+    if isinstance(kind, Image):
+        scale = min(1.0, 96 / max(kind.height, kind.width))
+        each = kind.height * kind.width * scale**2 * (1.0 if kind.channels > 1 else 0.4)
+        budget = max(4, int(min(300_000, SHEET_PIXELS / (1 + len(sampled))) / each))
+    else:
+        extent, budget = extent_of(kind, real), 40 if isinstance(kind, Signal) else 20
+    told = (c for r in sampled if r.schema for c in r.schema.conditions)
+    first = next((c for c in told if isinstance(c, Column)), None)
     if first is not None:
         held = [rows.columns.get(first.name, ()) for rows in (real, *(r.samples for r in sampled)) if rows]
         values = sorted({float(v) for codes in held for v in codes if math.isfinite(v)})
         if values and (first.discrete or len(values) <= 10):
             values = values[: max(1, min(10, budget // 4))]
-            return Layout(max(2, min(8, budget // len(values))), len(values), first, tuple(values))
+            across = max(2, min(8 if isinstance(kind, Image) else 4, budget // len(values)))
+            return Layout(across, len(values), first, tuple(values), extent)
+    if not isinstance(kind, Image):
+        return Layout(4, 2 if isinstance(kind, Signal) else 4, extent=extent)
     side = max(2, min(8, math.isqrt(budget)))
     return Layout(side, side)
 
 
-def _sheet(kind: Image, rows: Codes, layout: Layout) -> dict[str, Any] | None:
-    """One contact sheet: {picture, labels, small}; None where there is nothing to show."""
+def _sheet(kind: Kind, rows: Codes, layout: Layout, colour: str) -> dict[str, Any] | None:
+    """One contact sheet: {picture or drawing, labels, small}; None where there is nothing to show."""
     labels: list[str] = []
     if layout.column is not None and layout.column.name in rows.columns:
         held = rows.columns[layout.column.name]
@@ -207,6 +242,14 @@ def _sheet(kind: Image, rows: Codes, layout: Layout) -> dict[str, Any] | None:
         index = [chosen[i : i + layout.across] for i in range(0, len(chosen), layout.across)]
     if not any(len(i) for i in index):
         return None
+    found: dict[str, Any] = {"picture": "", "drawing": "", "labels": labels, "small": False}
+    if isinstance(kind, Signal):
+        seconds = kind.length / kind.rate if kind.rate else None
+        picture = shapes.waves([rows.x[i] for i in index], layout.across, layout.extent, colour, labels, seconds)
+        return found | {"drawing": picture, "labels": []}
+    if isinstance(kind, Points):
+        return found | {"picture": shapes.clouds([rows.x[i] for i in index], layout.across, layout.extent, colour)}
+    assert isinstance(kind, Image)
     shown = [to_display(kind, torch.from_numpy(np.ascontiguousarray(rows.x[i]))) for i in index]
     across = layout.across if labels or len(index) > 1 else len(index[0])
-    return {"picture": pictures.sheet(shown, across), "labels": labels, "small": max(kind.height, kind.width) < 80}
+    return found | {"picture": pictures.sheet(shown, across), "small": max(kind.height, kind.width) < 80}

@@ -14,17 +14,18 @@ import numpy as np
 
 from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import CheckpointError, DataError, RecipeError
-from pushforward.core.schema import Column, Schema, Table, Vector, from_json
+from pushforward.core.schema import Column, Part, Schema, Table, Vector, from_json
 from pushforward.fitting.files import read_json
 from pushforward.fitting.pictures import PALETTE
 from pushforward.fitting.recipe import VERSION
+from pushforward.fitting.snapshots import pictured, stored
 
 MOST_ROWS = 1000
 
 
 @dataclass
 class Codes:
-    """Codes x (N, …) and the codes of side columns {name: (N,)}."""
+    """Codes x (N, …) and the codes of side columns {name: (N, …)}."""
 
     x: np.ndarray
     columns: dict[str, np.ndarray]
@@ -53,6 +54,8 @@ class Run:
     preview: Codes | None = None
     samples: Codes | None = None
     density: dict[str, Any] | None = None
+    snapshots: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    way: np.ndarray | None = None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -68,7 +71,8 @@ def all_columns(schema: Schema) -> list[Column]:
     """All that a row of codes holds, column by column; for tables and vectors."""
     example = schema.example
     own = example.learned if isinstance(example, Table) else (Column(f"x{i + 1}") for i in range(example.size))
-    return [*own, *schema.conditions, *([schema.target] if schema.target else [])]
+    told = (c for c in schema.conditions if isinstance(c, Column))
+    return [*own, *told, *([schema.target] if schema.target else [])]
 
 
 def column_codes(schema: Schema, rows: Codes, name: str) -> np.ndarray | None:
@@ -111,10 +115,21 @@ def _read_codes(path: Path, schema: Schema) -> Codes:
         what = "no array x" if x is None else f"{x.dtype} codes of shape {x.shape}"
         raise damaged(path, f"found {what}, expected {('N', *schema.example.shape)}")
     columns = {name.removeprefix("column/"): values for name, values in found.items() if name.startswith("column/")}
+    parts = {c.name: c.kind.shape for c in schema.conditions if isinstance(c, Part)}
     for name, values in columns.items():
-        if values.shape != (len(x),) or values.dtype.kind not in "biuf":
-            raise damaged(path, f"column '{name}' has shape {values.shape}, expected {(len(x),)}")
+        expected = (len(x), *parts.get(name, ()))
+        if values.shape != expected or values.dtype.kind not in "biuf":
+            raise damaged(path, f"column '{name}' has shape {values.shape}, expected {expected}")
     return Codes(x, columns).take(slice(MOST_ROWS))
+
+
+def _read_way(path: Path, schema: Schema) -> np.ndarray:
+    """Codes (N, frames, …) from noise to data."""
+    x = _arrays(path).get("x")
+    if x is None or x.dtype.kind not in "biuf" or x.shape[2:] != schema.example.shape or not x.size:
+        found = "no array x" if x is None else f"{x.dtype} codes of shape {x.shape}"
+        raise damaged(path, f"found {found}, expected {('N', 'frames', *schema.example.shape)}")
+    return x
 
 
 def _read_density(path: Path) -> dict[str, Any]:
@@ -207,6 +222,10 @@ def read_run(folder: Path) -> Run:
     plane = isinstance(run.schema.example, Vector) and run.schema.example.size == 2
     if plane and wanted("density.npz", needed=False):
         run.density = _read_density(folder / "density.npz")
+    if pictured(run.schema.example):
+        run.snapshots = [(step, _read_codes(path, run.schema).x) for step, path in stored(folder)]
+        if wanted("trajectory.npz", needed=False):
+            run.way = _read_way(folder / "trajectory.npz", run.schema)
     return run
 
 

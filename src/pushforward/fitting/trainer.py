@@ -23,6 +23,7 @@ from pushforward.core.random import Draws, mix
 from pushforward.fitting.direct import DirectFit
 from pushforward.fitting.history import History, Record
 from pushforward.fitting.loop import Job, Loop, to_batch, under, watching_for_ctrl_c
+from pushforward.fitting.snapshots import Snapshots
 from pushforward.fitting.validation import sample_distance, validation_loss
 
 _ORDER, _NOISE = 0x0DE4, 0x401E  # streams of the seed
@@ -75,6 +76,7 @@ class GradientFit(Loop):
         self._loss_count = 0
         self._mark = (0, time.monotonic())
         self._validated = 0
+        self.snapshots = Snapshots(job)
         self.good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def _optimiser(self, turn: Turn) -> torch.optim.AdamW:
@@ -128,10 +130,11 @@ class GradientFit(Loop):
 
     def go(self) -> None:
         self.begin()
+        self.snapshots.rewind(self.step)
         total = self.training.steps
         every = max(1, (total or 0) // self.training.validate)
         self.model.train()
-        self.good = self._snapshot()
+        self.good = self._whole()
         with self.job.progress as progress, watching_for_ctrl_c() as pressed:
             done = self.done()  # asked once a round, by every process: with a clock it is a sum over them
             while not self.stopped and done < 1:
@@ -232,11 +235,18 @@ class GradientFit(Loop):
             terms={name: float(total) / self._loss_count for name, total in terms.items() if name != "loss"},
         )
         enough = self.judge(value, self._averages)
+        self._show(1.0 if enough else done)
         self._loss_sum.zero_()
         self._terms, self._loss_count = {}, 0
         self._mark = (self.batches, time.monotonic())
-        self.good = self._snapshot()
+        self.good = self._whole()
         return self.tell(record) or enough
+
+    def _show(self, done: float) -> None:
+        """A snapshot, if it is time."""
+        if self.snapshots.due(done, self.seconds()):
+            with self.averaged():
+                self.snapshots.take(self.step, done)
 
     def _held_loss(self) -> float:
         autocast = self.processes.autocast
@@ -264,7 +274,7 @@ class GradientFit(Loop):
             for p, raw in zip(self.parameters, kept, strict=True):
                 p.data = raw
 
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {n: t.detach().clone() for n, t in self.tensors().items()}, {"step": self.step, **self.state()}
 
     def _roll_back(self) -> None:

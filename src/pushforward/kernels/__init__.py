@@ -1,6 +1,7 @@
 """CPU loops that tensor operations cannot express, compiled by numba when first used.
 
-Lives here: kernels on float32 arrays, each named by the slow readable reference it must equal (a test holds them together).
+Lives here: kernels on arrays of float32, some of bfloat16 too, each named by the slow readable reference it must equal (a test
+holds them together).
 Never here: anything that has no such reference, or that a few tensor operations do as well.
 
 A kernel is compiled for the processor when its module is first imported, which takes seconds, and kept on disk: who waits at a
@@ -22,7 +23,7 @@ _PATIENCE = 2.0  # seconds
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("affine", "autoregressive", "lanes", "product", "spline", "stack", "threads"):
+    if name not in ("affine", "attention", "autoregressive", "lanes", "norm", "product", "spline", "stack", "threads"):
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
     notice = threading.Timer(_PATIENCE, _explain)
     notice.daemon = True

@@ -41,7 +41,7 @@ def _take(typing: Any, table: Any) -> Any:
 take: Any = intrinsic(_take)
 
 
-def _numbers_at(kind: Any, width: Any) -> Any:
+def numbers_at(kind: Any, width: Any) -> Any:
     @intrinsic
     def numbers(typing: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -53,8 +53,8 @@ def _numbers_at(kind: Any, width: Any) -> Any:
 
 
 # pointers to the numbers at an address
-floats, integers = _numbers_at(types.float32, ir.FloatType()), _numbers_at(types.int64, ir.IntType(64))
-unsigned = _numbers_at(types.uint64, ir.IntType(64))
+floats, integers = numbers_at(types.float32, ir.FloatType()), numbers_at(types.int64, ir.IntType(64))
+unsigned = numbers_at(types.uint64, ir.IntType(64))
 
 
 # The table of a kernel that works through rows of arrays: how many rows, where its constants are, then of every array the

@@ -276,10 +276,13 @@ class Elements(nn.Module):
         """log p(x | params), (B,)."""
         return self.log_prob_elements(params, self.take_apart(x)).sum(1)
 
+    def sample_elements(self, params: Tensor, draws: Draws) -> Tensor:
+        """Elements drawn independently given ``params`` (B, P), numbers whether or not they are drawn as gaps: (B, E)."""
+        return torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), self._params(params), strict=True)], 1)
+
     def sample(self, params: Tensor, draws: Draws) -> Tensor:
         """Codes drawn independently given ``params`` (B, P)."""
-        pieces = self._params(params)
-        return self.put_together(torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), pieces, strict=True)], 1))
+        return self.put_together(self.sample_elements(params, draws))
 
     def spread(self, observed: Tensor) -> Tensor:
         """Which elements are known where ``observed`` (B, …) marks known codes; a gap that is to be filled is known to be one
@@ -296,8 +299,7 @@ class Elements(nn.Module):
 
     def sample_present(self, params: Tensor, draws: Draws, observed: Tensor) -> Tensor:
         """As ``sample``, but numbers that are not observed are drawn as present, never as gaps."""
-        pieces = self._params(params)
-        e = torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), pieces, strict=True)], 1)
+        e = self.sample_elements(params, draws)
         at = 0
         for i in range(self.kind.size if self.gapped else 0):
             if i in self.gapped:

@@ -21,6 +21,7 @@ from pushforward.core.errors import RecipeError
 from pushforward.core.model import Batch, Completes, Encodes, Interpolates, Model, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
+from pushforward.core.shapes import spherical
 from pushforward.core.transform import Compose, Elementwise, Inverse, Transform
 from pushforward.solvers.langevin import mala
 from pushforward.transforms.autoregressive import Autoregressive
@@ -116,7 +117,7 @@ class Flow(Model, Samples, Scores, Encodes, Completes, Interpolates):
         """
         context = self.conditioner(condition, len(x0))
         z0, z1 = (self.transform.pull(x, context, draws)[0] for x in (x0, x1))
-        bend = _spherical if isinstance(self.base, Normal) else torch.lerp
+        bend = spherical if isinstance(self.base, Normal) else torch.lerp
         ways = [bend(z0, z1, float(t)) for t in torch.linspace(0, 1, steps, dtype=torch.float64)]
         return torch.stack([self.transform.push(z, context) for z in ways], 1)
 
@@ -193,16 +194,6 @@ def _first(known: Tensor, order: Tensor) -> Tensor:
     """The rows (B,) of ``known`` (B, D) in which no unknown coordinate comes before a known one."""
     beyond = int(order.max()) + 1
     return torch.where(known, order, -1).amax(1) <= torch.where(known, beyond, order).amin(1)
-
-
-def _spherical(z0: Tensor, z1: Tensor, t: float) -> Tensor:
-    """The way from z0 to z1 (B, …) along an arc; straight where the two are parallel or one is nothing."""
-    a, b = z0.flatten(1), z1.flatten(1)
-    lengths = (a.norm(dim=1) * b.norm(dim=1))[:, None]
-    cosine = torch.where(lengths > 0, (a * b).sum(1, keepdim=True) / lengths, 1.0)
-    angle = cosine.clamp(-1, 1).acos()
-    arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
-    return torch.where(angle.sin() > 1e-3, arc, torch.lerp(a, b, t)).view_as(z0)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ sampler, a paper's training procedure. No layer here drops units at random or lo
 so a batch cut in two gives the same values as a whole one.
 """
 
+from pushforward.nets.dit import DiT, SequenceTransformer, SetTransformer
 from pushforward.nets.embed import FourierFeatures, TimeEmbedding
 from pushforward.nets.masked import MaskedLinear, MaskedMLP, MaskedState
 from pushforward.nets.mlp import MLP, TimeMLP
@@ -15,12 +16,15 @@ from pushforward.nets.unet import UNet, default_multipliers
 __all__ = [
     "MLP",
     "ConvDecoder",
+    "DiT",
     "FourierFeatures",
     "GroupNorm",
     "MaskedLinear",
     "MaskedMLP",
     "MaskedState",
     "ResNet",
+    "SequenceTransformer",
+    "SetTransformer",
     "TimeEmbedding",
     "TimeMLP",
     "UNet",

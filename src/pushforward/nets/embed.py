@@ -25,15 +25,15 @@ def sinusoids(t: Tensor, size: int, *, scale: float = 1000.0, period: float = 10
 
 
 class TimeEmbedding(nn.Module):
-    """Times (B,) in [0, 1] to (B, size): sinusoids, then a two-layer net with SiLU."""
+    """Times (B,) in [0, 1] to (B, size): ``features`` sinusoids (``size`` of them if 0), then a two-layer net with SiLU."""
 
-    def __init__(self, size: int, scale: float = 1000.0) -> None:
+    def __init__(self, size: int, scale: float = 1000.0, *, features: int = 0, period: float = 10000.0) -> None:
         super().__init__()
-        self.size, self.scale = size, scale
-        self.first, self.second = nn.Linear(size, size), nn.Linear(size, size)
+        self.features, self.scale, self.period = features or size, scale, period
+        self.first, self.second = nn.Linear(self.features, size), nn.Linear(size, size)
 
     def forward(self, t: Tensor) -> Tensor:
-        features = sinusoids(t, self.size, scale=self.scale).to(self.first.weight.dtype)
+        features = sinusoids(t, self.features, scale=self.scale, period=self.period).to(self.first.weight.dtype)
         return self.second(nn.functional.silu(self.first(features)))
 
 

@@ -1,16 +1,46 @@
-"""Schedules α(t), σ(t) of x_t = α(t) x_0 + σ(t) ε with their derivatives."""
+"""Schedules of Gaussian paths x_t = α(t) x_0 + σ(t) ε, from data at ``start`` to noise at ``stop``.
+
+    log-SNR  λ = 2 log α/σ  falls with t, and ``time`` is its inverse
+    Δ = α σ' − σ α' > 0,    −λ' = 2Δ / (ασ),    dx = (α'/α) x dt + g dw with g² = −σ² λ'
+
+A path is known by its λ(t) up to a scale of x: what one schedule calls (x, t), another calls (x s̃/s, t̃) with λ̃(t̃) = λ(t)
+and s² = α² + σ². That is how a model trained on one is sampled on another.
+
+| name | α | σ | source |
+|---|---|---|---|
+| ``rectified`` | 1 − t | t | Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747 |
+| ``polynomial`` | (1 − t)ⁿ | 1 − (1 − t)ⁿ | Lipman et al. 2024, arXiv:2412.06264 |
+| ``vp`` | e^{−B/2} | √(1 − e^{−B}) | Song et al. 2020, arXiv:2011.13456; the limit of DDPM's linear β |
+| ``subvp`` | e^{−B/2} | 1 − e^{−B} | the same |
+| ``ve`` | 1 | σ₀ (σ₁/σ₀)ᵗ | the same |
+| ``edm`` | 1 | t | Karras et al. 2022, arXiv:2206.00364 |
+| ``cosine`` | cos((t + s) π / (2 + 2s)), scaled to 1 at 0 | √(1 − α²) | Nichol & Dhariwal 2021, arXiv:2102.09672 |
+| ``angle`` | cos(πt/2) | sin(πt/2) | Albergo et al. 2023, arXiv:2303.08797 |
+
+with B(t) = β₀ t + (β₁ − β₀) t²/2. ``Table`` holds the T values of a discrete process and what lies between them.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
 class Schedule(ABC):
-    """α falls from 1 to about 0 and σ rises from 0 to about 1 while t (B,) runs from 0 to 1."""
+    """α(t) falls and σ(t) rises while t (any shape) runs from ``start`` to ``stop``; λ runs from +∞ or much to little or −∞.
+
+    ``regular`` says that α' and σ' are finite at both ends, σ(start) = 0 included, so that the velocity α' x_0 + σ' ε is.
+    ``least`` is the smallest time to train at.
+    """
+
+    start: float = 0.0
+    stop: float = 1.0
+    least: float = 0.0
+    regular: bool = True
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -28,9 +58,33 @@ class Schedule(ABC):
     def d_sigma(self, t: Tensor) -> Tensor:
         """dσ/dt."""
 
+    @abstractmethod
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The t at which the log-SNR is that."""
 
-class Linear(Schedule):
-    """α = 1 − t, σ = t: the straight lines of rectified flow (Liu et al. 2022, arXiv:2209.03003)."""
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ(t) = 2 log α/σ, ±∞ where σ or α is zero."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def delta(self, t: Tensor) -> Tensor:
+        """Δ = α σ' − σ α'."""
+        return self.alpha(t) * self.d_sigma(t) - self.sigma(t) * self.d_alpha(t)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """t as networks are told it: in [0, 1], rising."""
+        return ((t - self.start) / (self.stop - self.start)).clamp(0, 1)
+
+
+def convert(x: Tensor, t: Tensor, source: Schedule, target: Schedule) -> tuple[Tensor, Tensor]:
+    """(x (B, …), t (B,)) on the path of ``source`` as the (x, t) of ``target`` at equal log-SNR."""
+    there = target.time(source.log_snr(t))
+    before = (source.alpha(t).square() + source.sigma(t).square()).sqrt()
+    after = (target.alpha(there).square() + target.sigma(there).square()).sqrt()
+    return x * (after / before).view(-1, *(1,) * (x.dim() - 1)), there
+
+
+class Rectified(Schedule):
+    """α = 1 − t, σ = t: straight lines."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -44,21 +98,370 @@ class Linear(Schedule):
     def d_sigma(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (-0.5 * log_snr).sigmoid()
 
-class Cosine(Schedule):
-    """α = cos(πt/2), σ = sin(πt/2): variance preserving (Nichol & Dhariwal 2021, arXiv:2102.09672, without its offset)."""
+
+class Polynomial(Schedule):
+    """α = (1 − t)ⁿ, σ = 1 − (1 − t)ⁿ for n of 1 or more."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        if not power >= 1:
+            raise ValueError(f"found the power {power}: expected 1 or more")
+        self.power = power
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.cos(0.5 * math.pi * t)
+        return (1 - t) ** self.power
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(0.5 * math.pi * t)
+        return -torch.expm1(self.power * torch.log1p(-t))
 
     def d_alpha(self, t: Tensor) -> Tensor:
-        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
+        return -self.power * (1 - t) ** (self.power - 1)
 
     def d_sigma(self, t: Tensor) -> Tensor:
-        return 0.5 * math.pi * torch.cos(0.5 * math.pi * t)
+        return -self.d_alpha(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        # log α = log sigmoid(λ/2)
+        return -torch.expm1(torch.nn.functional.logsigmoid(0.5 * log_snr) / self.power)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine}
+class VP(Schedule):
+    """Variance preserving: β(t) rises linearly from ``low`` to ``high`` and B is its integral."""
+
+    regular = False
+    least = 1e-5
+
+    def __init__(self, low: float = 0.1, high: float = 20.0) -> None:
+        if not 0 < low <= high:
+            raise ValueError(f"found β from {low} to {high}: expected 0 < low ≤ high")
+        self.low, self.high = low, high
+
+    def _beta(self, t: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * t
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return t * (self.low + 0.5 * (self.high - self.low) * t)
+
+    def _solved(self, integral: Tensor) -> Tensor:
+        """t with B(t) = ``integral``."""
+        root = (self.low**2 + 2 * (self.high - self.low) * integral).sqrt()
+        return 2 * integral / (self.low + root)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (-0.5 * self._integral(t)).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(-self._integral(t))).sqrt()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * self._beta(t) * self.alpha(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return 0.5 * self._beta(t) * (-self._integral(t)).exp() / self.sigma(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -torch.expm1(self._integral(t)).log()
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self._solved(torch.nn.functional.softplus(-log_snr, threshold=50))
+
+
+class SubVP(VP):
+    """Less noise than the variance-preserving process of the same β at every t."""
+
+    regular = True
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self._integral(t))
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return self._beta(t) * (-self._integral(t)).exp()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -self._integral(t) - 2 * self.sigma(t).log()
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        # α = ρ σ = ρ (1 − α²) with ρ = e^{λ/2}; in 1/ρ, so that σ → 0 keeps its digits
+        inverse = (-0.5 * log_snr).exp()
+        minus = 0.5 * inverse  # α = √(1 + m²) − m
+        return self._solved(2 * torch.asinh(minus))
+
+
+class VE(Schedule):
+    """Variance exploding: α = 1 and σ rises geometrically from ``low``, which is left in the data, to ``high``."""
+
+    regular = False  # it never comes to σ = 0
+
+    def __init__(self, low: float = 0.01, high: float = 50.0) -> None:
+        if not 0 < low < high:
+            raise ValueError(f"found σ from {low} to {high}: expected 0 < low < high")
+        self.low, self.high = low, high
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.low * (math.log(self.high / self.low) * t).exp()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return math.log(self.high / self.low) * self.sigma(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (-0.5 * log_snr - math.log(self.low)) / math.log(self.high / self.low)
+
+
+class EDM(Schedule):
+    """α = 1 and σ = t, trained between ``low`` and ``high``; networks are told log σ."""
+
+    def __init__(self, low: float = 0.002, high: float = 80.0) -> None:
+        if not 0 < low < high:
+            raise ValueError(f"found σ from {low} to {high}: expected 0 < low < high")
+        self.start, self.stop, self.least = low, high, low
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (-0.5 * log_snr).exp()
+
+    def clock(self, t: Tensor) -> Tensor:
+        return ((t.log() - math.log(self.start)) / math.log(self.stop / self.start)).clamp(0, 1)
+
+
+class Cosine(Schedule):
+    """α falls like a cosine; ``offset`` s keeps the first steps from being too small."""
+
+    regular = False
+    least = 1e-5
+
+    def __init__(self, offset: float = 0.008) -> None:
+        if not 0 < offset < 1:
+            raise ValueError(f"found the offset {offset}: expected it in (0, 1); without one it is the schedule 'angle'")
+        self.offset = offset
+        self._first = 0.5 * math.pi * offset / (1 + offset)
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return 0.5 * math.pi * (t + self.offset) / (1 + self.offset)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        # cos a = sin(π/2 − a), which is exactly zero at the end
+        return (0.5 * math.pi * (1 - t) / (1 + self.offset)).sin() / math.cos(self._first)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # cos² a₀ − cos² a = sin(a − a₀) sin(a + a₀)
+        product = (0.5 * math.pi * t / (1 + self.offset)).sin() * (self._angle(t) + self._first).sin()
+        return product.sqrt() / math.cos(self._first)
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * math.pi / (1 + self.offset) * self._angle(t).sin() / math.cos(self._first)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        alpha, variance = (0.5 * torch.nn.functional.logsigmoid(log_snr)).exp(), (-log_snr).sigmoid()
+        c, s = math.cos(self._first), math.sin(self._first)
+        # a − a₀ from its sine, which is small where σ is
+        sine = (s**2 + c**2 * variance).sqrt()
+        return torch.asin((sine * c - alpha * c * s).clamp(-1, 1)).where(
+            variance < 0.5, torch.atan2(sine, alpha * c) - self._first
+        ) * (2 * (1 + self.offset) / math.pi)
+
+
+class Angle(Schedule):
+    """α = cos θt, σ = sin θt up to θ = ``highest``: variance preserving with velocities that are bounded at both ends."""
+
+    def __init__(self, highest: float = 0.5 * math.pi) -> None:
+        if not 0 < highest <= 0.5 * math.pi:
+            raise ValueError(f"found the angle {highest}: expected it in (0, π/2]")
+        self.highest = highest
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (self.highest * t).cos() if self.highest < 0.5 * math.pi else (self.highest * (1 - t)).sin()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (self.highest * t).sin()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -self.highest * self.sigma(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return self.highest * self.alpha(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.atan2((-log_snr).sigmoid().sqrt(), log_snr.sigmoid().sqrt()) / self.highest
+
+
+class Warped(Schedule):
+    """``inner`` on [0, 1] with its time run as t^``power``: steps even in t are finer near the data, where flows change
+    fastest."""
+
+    def __init__(self, inner: Schedule, power: float = 1.5) -> None:
+        if (inner.start, inner.stop) != (0.0, 1.0) or not power >= 1:
+            raise ValueError(
+                f"found times {inner.start:g} to {inner.stop:g} and the power {power}: expected 0 to 1, and 1 or more"
+            )
+        self.inner, self.power, self.regular = inner, power, inner.regular
+
+    def _slope(self, t: Tensor) -> Tensor:
+        return self.power * t ** (self.power - 1)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.inner.alpha(t**self.power)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.inner.sigma(t**self.power)
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return self.inner.d_alpha(t**self.power) * self._slope(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return self.inner.d_sigma(t**self.power) * self._slope(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self.inner.time(log_snr) ** (1 / self.power)
+
+
+class Table(Schedule):
+    """A variance-preserving process of T steps with noise β_i in each, as DDPM's (Ho et al. 2020, arXiv:2006.11239).
+
+        σ²(i/T) = 1 − Π_{j≤i} (1 − β_j),  i = 0 … T,  and linear between
+
+    so that t = i/T is what diffusion libraries call the timestep i − 1. A last β of 1 leaves no signal at t = 1.
+    """
+
+    regular = False
+
+    def __init__(self, betas: Tensor) -> None:
+        betas = torch.as_tensor(betas, dtype=torch.float64).flatten()
+        if not len(betas) or not bool(((betas > 0) & (betas <= 1)).all()) or bool((betas[:-1] == 1).any()):
+            raise ValueError("found betas outside (0, 1): expected them inside, the last one 1 at most")
+        self.steps = len(betas)
+        self.least = 1 / self.steps
+        self.betas = betas
+        kept = torch.log1p(-betas).cumsum(0)
+        self.variances = torch.cat([torch.zeros(1, dtype=torch.float64), -torch.expm1(kept)])
+        self.signals = torch.cat([torch.ones(1, dtype=torch.float64), kept.exp()])
+
+    @classmethod
+    def linear(cls, steps: int = 1000, low: float = 1e-4, high: float = 0.02) -> Table:
+        """β rising linearly; ``low`` and ``high`` are those of 1000 steps, and are scaled for others."""
+        scale = 1000 / steps
+        return cls(torch.linspace(low * scale, min(high * scale, 0.999), steps, dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, offset: float = 0.008, most: float = 0.999) -> Table:
+        """The cosine schedule at steps + 1 times, with β of ``most`` at most (Nichol & Dhariwal 2021)."""
+        square = Cosine(offset).alpha(torch.linspace(0, 1, steps + 1, dtype=torch.float64)).square()
+        return cls((1 - square[1:] / square[:-1]).clamp(max=most))
+
+    def zero_terminal(self) -> Table:
+        """√ᾱ shifted and scaled so that the last is 0 and the first stays (Lin et al. 2023, arXiv:2305.08891)."""
+        root = self.signals[1:].sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        square = torch.cat([torch.ones(1, dtype=torch.float64), root.square()])
+        return Table(1 - square[1:] / square[:-1])
+
+    def _between(self, knots: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The piecewise linear function through ``knots`` at t, and its slope."""
+        knots = knots.to(t.device)
+        place = t.double() * self.steps
+        cell = place.detach().ceil().clamp(1, self.steps).long() - 1
+        rise = knots[cell + 1] - knots[cell]
+        return knots[cell] + (place - cell) * rise, rise * self.steps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._between(self.signals, t)[0].sqrt().to(t.dtype)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._between(self.variances, t)[0].sqrt().to(t.dtype)
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        value, slope = self._between(self.signals, t)
+        return (0.5 * slope / value.sqrt()).to(t.dtype)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        value, slope = self._between(self.variances, t)
+        return (0.5 * slope / value.sqrt()).to(t.dtype)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        knots = self.variances.to(log_snr.device)
+        variance, signal = (-log_snr.double()).sigmoid(), log_snr.double().sigmoid()
+        cell = torch.searchsorted(knots, variance.detach().contiguous()).clamp(1, self.steps) - 1
+        signals = self.signals.to(log_snr.device)
+        # whichever of σ² and α² is small has the digits
+        risen = torch.where(variance < 0.5, variance - knots[cell], signals[cell] - signal)
+        return ((cell + risen / (knots[cell + 1] - knots[cell])) / self.steps).clamp(0, 1).to(log_snr.dtype)
+
+
+class Shifted(Schedule):
+    """``inner`` run through a changed time, so that σ/α is ``shift`` times what it was: λ̃(t) = λ(t) − 2 log shift.
+
+    Larger pictures need more noise for as little to be left of them (Hoogeboom et al. 2023, arXiv:2301.11093; Esser et al.
+    2024, arXiv:2403.03206: for the rectified path the new time is shift · t / (1 + (shift − 1) t)).
+    """
+
+    def __init__(self, inner: Schedule, shift: float) -> None:
+        if not shift > 0:
+            raise ValueError(f"found the shift {shift}: expected it above 0")
+        if not math.isinf(float(inner.log_snr(torch.tensor(inner.start, dtype=torch.float64)))):
+            raise ValueError(f"{type(inner).__name__} has no end without noise: shift its σ from low to high instead")
+        self.inner, self.shift = inner, shift
+        self.start, self.stop, self.least = inner.start, inner.stop, inner.least
+        # a Δ of zero makes the changed time infinitely fast or slow
+        self.regular = inner.regular and float(inner.delta(torch.tensor(inner.stop, dtype=torch.float64))) > 0
+
+    def _time(self, t: Tensor) -> Tensor:
+        return self.inner.time(self.inner.log_snr(t) - 2 * math.log(self.shift))
+
+    def _slope(self, t: Tensor, there: Tensor) -> Tensor:
+        """du/dt of the changed time u, from λ'(t) = λ'(u) du/dt in a form without 0/0."""
+        alpha2, sigma2 = self.inner.alpha(t).square(), self.inner.sigma(t).square()
+        norm2 = self.inner.alpha(there).square() + self.inner.sigma(there).square()
+        share = self.shift / (alpha2 + self.shift**2 * sigma2)
+        return self.inner.delta(t) / self.inner.delta(there) * norm2 * share
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.inner.alpha(self._time(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.inner.sigma(self._time(t))
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        there = self._time(t)
+        return self.inner.d_alpha(there) * self._slope(t, there)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        there = self._time(t)
+        return self.inner.d_sigma(there) * self._slope(t, there)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self.inner.time(log_snr + 2 * math.log(self.shift))
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "rectified": Rectified,
+    "polynomial": Polynomial,
+    "vp": VP,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "cosine": Cosine,
+    "angle": Angle,
+    "linear-beta": Table.linear,
+    "cosine-beta": Table.cosine,
+}

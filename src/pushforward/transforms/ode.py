@@ -109,6 +109,10 @@ class ODE(Transform):
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
         return self._solve(z, context, None, 1.0, 0.0, ())[0]
 
+    def encode(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """The latent alone, without V."""
+        return self._solve(x, context, None, 0.0, 1.0, ())[0]
+
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         z, integrals = self._solve(x, context, draws, 0.0, 1.0, ("trace",))
         return z, integrals[:, 0]
