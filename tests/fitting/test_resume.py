@@ -61,7 +61,7 @@ def assert_same(run: Path, expected: Path) -> None:
 def test_killed_while_writing(nursery, tmp_path, name):
     expected = whole(nursery, name, tmp_path / "whole")
     rng, kills = random.Random(f"calls {name}"), 0
-    for _ in range(60):
+    for _ in range(120):
         answer = nursery.fit(order(name, tmp_path / "run"), calls=rng.randint(8, 30))
         if answer["code"] == 0:
             break

@@ -224,8 +224,11 @@ def test_a_resumed_run_has_the_same_snapshots(tmp_path, checkpoint):
     if checkpoint == "old":
         shutil.move(tmp_path / "kept", tmp_path / "run" / "checkpoints")
     stored(tmp_path / "run")[1][1].write_bytes(b"damaged")
+    part = tmp_path / "run" / "snapshots" / ".step-000016.1.part.npz"
+    part.write_bytes(b"half of it")
     pf.fit(points(100, 2), "ddpm", out=tmp_path / "run", resume=True, **options)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert not part.exists()
     whole, resumed = kept(tmp_path / "whole"), kept(tmp_path / "run")
     assert list(whole) == [1, 4, 8, 12, 16, 20]
     assert list(resumed) == ([1, 8, 12, 16, 20] if checkpoint == "old" else list(whole))

@@ -18,7 +18,7 @@ from pushforward.core.shapes import over
 from pushforward.core.transform import Compose
 from pushforward.metrics.straightness import straightness_of_rows
 from pushforward.models.diffusion import Diffusion, Scoring, Training
-from pushforward.models.straighten import Consistency, Reflow, straightness
+from pushforward.models.straighten import Consistency, Reflow, jump_cost, straightness
 from pushforward.nets.mlp import TimeMLP
 from pushforward.paths.prediction import from_pair
 from pushforward.paths.schedule import EDM, VP, Rectified, Schedule
@@ -125,6 +125,14 @@ def test_the_straightness_of_normal_data_is_that_of_quadrature(schedule: Schedul
     cost = float(ONE.means[0].square().mean()) + (1 - s) ** 2
     assert found.cost.value == pytest.approx(cost, abs=5 * found.cost.standard_error)
     assert 0 < found.deviation.standard_error < 0.1 * wanted
+
+
+def test_the_cost_of_a_jump_is_that_of_the_map() -> None:
+    n, s = 4000, float(ONE.stds[0])
+    found = jump_cost(consistent(), n, Draws(0, 0, n))
+    cost = float(ONE.means[0].square().mean()) + (1 - s) ** 2
+    assert found.value == pytest.approx(cost, abs=5 * found.standard_error)
+    assert jump_cost(knowing(ONE), n, Draws(0, 0, n)).value > 2 * cost  # to the mean
 
 
 # reflow
@@ -244,6 +252,18 @@ def test_distilling_a_mixture_makes_one_step_enough() -> None:
     torch.testing.assert_close(drawn.mean(0), real.mean(0), atol=0.12, rtol=0)
     # a single step of the teacher's own D gives the mean and no spread at all
     assert float((drawn.T.cov() - real.T.cov()).norm() / real.T.cov().norm()) < 0.35
+
+
+def test_the_grid_gets_finer_while_it_is_learned() -> None:
+    model = Consistency(build(small_net()), build(small_net()))
+    found = []
+    for trained in (0, 1, 247, 248, 991, 992, 3968, 15_872):
+        model.trained.fill_(trained)
+        found.append(model.intervals)
+    assert found == [2, 2, 2, 4, 4, 8, 16, 32]
+    model.after_step("model")
+    assert int(model.trained) == 15_873
+    assert Consistency(build(small_net()), build(small_net()), intervals=5).intervals == 5
 
 
 def test_gradients_reach_the_student_alone() -> None:

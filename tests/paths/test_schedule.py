@@ -32,7 +32,7 @@ MADE |= {
     "shifted vp": Shifted(VP(), 2.0),
     "zero terminal": Table.linear().zero_terminal(),
     "few steps": Table.cosine(17),
-    "warped": Warped(Rectified(), 1.5),
+    "warped": Warped(Rectified(), 2.0),
 }
 every = pytest.mark.parametrize("name", MADE)
 

@@ -33,8 +33,8 @@ class Straighten(Command):
     pairs: Annotated[int, option("N")] = 20_000
     """Pairs, or where no --data are given samples, that are learned from."""
     data: Annotated[str | None, option("DATA")] = None
-    """The rows it was fitted on: what consistency learns from, and conditions of pairs are drawn from; the new run is then
-    evaluated too."""
+    """The rows it was fitted on: what consistency learns from, and conditions of pairs are drawn from; a reflowed run
+    is then evaluated too."""
     minutes: Real = None
     """Time to train; the learning rate follows the clock."""
     steps: Whole = None
@@ -70,7 +70,7 @@ class Straighten(Command):
         if self.json:
             from pushforward.cli.output import print_json
 
-            print_json({"run": str(run), "from": str(source), "steps": recipe["steps"], **recipe["straightened"]})
+            print_json({"run": str(run), "source": str(source), "steps": recipe["steps"], **recipe["straightened"]})
             return 0
         if not self.quiet:
             _conclude(run, recipe)
@@ -95,7 +95,11 @@ def _conclude(run: Path, recipe: dict[str, Any]) -> None:
     from pushforward.cli.terminal import say
 
     done, options = recipe["straightened"], recipe["options"]
-    shown = lambda when, name: figure(done[when][name], done[when][f"{name}_error"])
+
+    def shown(when: str, name: str) -> str:
+        value, error = done[when][name], done[when][f"{name}_error"]
+        return "one jump" if value is None else figure(value, error)
+
     rows = [("", "before", "after")]
     rows += [
         (title, shown("before", name), shown("after", name))

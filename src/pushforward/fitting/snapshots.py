@@ -55,6 +55,8 @@ class Snapshots:
         if not self.on:
             return
         assert self.job.run is not None
+        for part in (self.job.run / "snapshots").glob(".step-*.part.npz"):
+            part.unlink(missing_ok=True)  # of a process that was killed
         for at, path in stored(self.job.run):
             if at > step:
                 path.unlink(missing_ok=True)

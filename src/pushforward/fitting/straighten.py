@@ -40,11 +40,13 @@ from pushforward.fitting.options import Training, split_options
 from pushforward.fitting.progress import Progress
 from pushforward.fitting.recipe import make_recipe
 from pushforward.models.diffusion import Diffusion
-from pushforward.models.straighten import Consistency, Reflow, straightness
+from pushforward.models.straighten import Consistency, Reflow, jump_cost, straightness
 from pushforward.paths.schedule import Rectified
 
 Method = Literal["reflow", "consistency"]
 METHODS: Mapping[str, tuple[str, int]] = {"reflow": ("euler", 4), "consistency": ("consistency", 2)}  # how each is sampled
+# what is learned at t must first be learned at s: long in vain; and a validation costs as much as a few steps
+_LIKES: Mapping[str, Mapping[str, Any]] = {"consistency": {"patience": 0, "validate": 10}}
 _PAIRS, _MEASURE = 0x9A125, 0x57A1  # streams of the seed
 _MEASURED = 20_000  # numbers of the paths that are measured, of 64 to 1000 of them
 _ANEW = ("prediction", "weighting", "times", "shift", "sampler", "sampling_steps", "grid", "path")
@@ -71,14 +73,13 @@ def straighten(
     connects; conditions are those of rows of ``data``, or of the rows that ``fitted`` kept. "consistency" trains on ``data``,
     or on as many samples of ``fitted``, and gives a model that is to be sampled in one step or two, as it does unless told
     otherwise: what it scores and encodes is the flow that its network would be the velocity of, another distribution.
-    ``out``, ``force`` and ``callback`` are as in fit; with ``data`` and ``report`` a run is evaluated too. ``options`` are
+    ``out``, ``force`` and ``callback`` are as in fit; with ``data`` and ``report`` a reflowed run is evaluated too. ``options`` are
     the trainer's, steps and minutes those of each round; nothing can be resumed. ``recipe["straightened"]`` says from what, and
     how straight the flow was before and is now.
     Raises Unsupported where the model is no diffusion, RecipeError for options that do not suit.
     """
     teacher = _checked(fitted, method, rounds, pairs)
-    # what is learned at t must first be learned at s: long in vain, and best when the steps have become small
-    asked = training_from(({"patience": 0} if method == "consistency" else {}) | split_options(options, ())[0])
+    asked = training_from(dict(_LIKES.get(method, {})) | split_options(options, ())[0])
     apart(data, out)
     opened = fitted.open(data) if data is not None else None
     splits = opened.split(fitted.recipe.get("seed", 0)) if opened is not None else None
@@ -124,7 +125,7 @@ def straighten(
             "pairs": pairs,
             "from": {name: fitted.recipe[name] for name in _ORIGIN if name in fitted.recipe},
             "before": before,
-            "after": _measured(fitted, student, source, training.seed),
+            "after": _measured(fitted, student, source, training.seed, method),
         },
     )
     raw = {n.removeprefix("student."): t for n, t in history.raw.items() if n.startswith("student.")}
@@ -134,7 +135,8 @@ def straighten(
         with whole(run / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in history.lines), encoding="utf-8")
         done.write(run)
-        if report and splits is not None:
+        # the density of a consistency function would be that of a flow that nobody samples, and a stiff one
+        if report and splits is not None and method == "reflow":
             from pushforward.fitting.evaluate import write_evaluation
 
             write_evaluation(done, splits, run, quiet=quiet)
@@ -265,11 +267,18 @@ def _data_of(fitted: Fitted, splits: Splits | None, train: Data, held: Data, met
     }
 
 
-def _measured(fitted: Fitted, model: Diffusion, source: Rows | None, seed: int) -> dict[str, float]:
-    """Straightness and transport cost, per coordinate, with their standard errors."""
+def _measured(
+    fitted: Fitted, model: Diffusion, source: Rows | None, seed: int, method: str = "reflow"
+) -> dict[str, float | None]:
+    """Straightness and transport cost, per coordinate, with their standard errors; of a consistency function the cost of its
+    one jump, as its paths are none that it is sampled along."""
     seed, n = mix(seed, _MEASURE), max(64, min(1000, _MEASURED // math.prod(model.shape)))
     told = _rows(_told(fitted, source, n, seed), 0, n, model.device)
-    found = straightness(model, n, Draws(seed, 0, n, n, model.device), condition=told)
+    draws = Draws(seed, 0, n, n, model.device)
+    if method == "consistency":
+        cost = jump_cost(model, n, draws, condition=told)
+        return {"straightness": None, "straightness_error": None, "cost": cost.value, "cost_error": cost.standard_error}
+    found = straightness(model, n, draws, condition=told)
     return {
         "straightness": found.deviation.value,
         "straightness_error": found.deviation.standard_error,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pushforward.core.errors import RecipeError
 from pushforward.metrics._arrays import Estimate
+from pushforward.metrics.likelihood import mean_with_error
 
 Velocity = Callable[[float, Tensor], Tensor]  # (t, x (B, …)) → dx/dt
 
@@ -29,12 +30,7 @@ class Straightness:
     @classmethod
     def of(cls, deviations: Tensor, costs: Tensor) -> Straightness:
         """From those of each row, (B,)."""
-        return cls(_mean(deviations), _mean(costs))
-
-
-def _mean(values: Tensor) -> Estimate:
-    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return Estimate(float(values.mean()), error)
+        return cls(mean_with_error(deviations), mean_with_error(costs))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ from pushforward.paths.posterior import end_bound, step_bound
 from pushforward.paths.prediction import from_pair, prediction_named, to_pair
 from pushforward.paths.schedule import EDM, SCHEDULES, VP, Angle, Schedule, Table, Warped
 from pushforward.paths.weighting import sampling_named, weight, weighting_named
-from pushforward.solvers.choice import Adaptive, Choice
+from pushforward.solvers.choice import Adaptive, Choice, Fixed
 from pushforward.solvers.grids import Grid, grid
 from pushforward.solvers.multistep import Watch, ddim_inverse
 from pushforward.solvers.samplers import METHODS, Sampler, sampler_named, times_of
@@ -307,7 +307,9 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
         own = self.schedule
         # only where no signal is left is what the flow ends in noise and nothing else
         straight = own if own.regular and (own.start, own.stop) == (0.0, 1.0) and _lost(own) else Angle()
-        path, scoring = Warped(straight), self.scoring
+        scoring = self.scoring
+        # an adaptive solver finds by itself that flows change fastest near the data
+        path = Warped(straight) if isinstance(scoring.solve, Fixed) else straight
 
         def field(t: Tensor, x: Tensor, context: Context | None) -> Tensor:
             return self._denoiser(context or Context()).velocity(path).at(t, x)

@@ -307,10 +307,10 @@ class Angle(Schedule):
 
 
 class Warped(Schedule):
-    """``inner`` on [0, 1] with its time run as t^``power``: steps even in t are finer near the data, where flows change
-    fastest."""
+    """``inner`` on [0, 1] with its time run as t^``power``: steps even in t are then finer near the data, where flows change
+    fastest. Powers between whole numbers bend without end at 0, where solvers lose their order."""
 
-    def __init__(self, inner: Schedule, power: float = 1.5) -> None:
+    def __init__(self, inner: Schedule, power: float = 2.0) -> None:
         if (inner.start, inner.stop) != (0.0, 1.0) or not power >= 1:
             raise ValueError(
                 f"found times {inner.start:g} to {inner.stop:g} and the power {power}: expected 0 to 1, and 1 or more"
