@@ -1,4 +1,5 @@
-"""Tables for docs/diffusion.md: python benchmarks/solvers.py orders | quality RUN CLASSIFIER | guidance RUN CLASSIFIER
+"""Tables for docs/diffusion.md: python benchmarks/solvers.py orders | quality RUN CLASSIFIER | guidance RUN CLASSIFIER |
+straightened RUN RUN CLASSIFIER
 
 ``orders``: the error of every sampler for a mixture of normals whose denoiser is known, over a ladder of steps. ``quality``:
 the Fréchet distance between samples of a run and held-out rows, in the features of a classifier fitted on the same data, for
@@ -21,7 +22,7 @@ from torch import Tensor
 import pushforward as pf
 from pushforward.metrics.distances import frechet_gaussian
 
-SAMPLES = 2000
+SAMPLES = 600
 
 
 def orders() -> None:
@@ -77,6 +78,19 @@ def quality(run: str, judge: str) -> None:
         print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in found) + f" | {1e3 * spent:.0f} |", flush=True)
 
 
+def straightened(before: str, after: str, judge: str) -> None:
+    """Few steps of Euler's method before and after."""
+    classifier = pf.load(judge)
+    print("| steps | before | after |\n|---|---|---|")
+    one, two = pf.load(before), pf.load(after)
+    real = _features(classifier, _held(one)[:SAMPLES])
+    for steps in (1, 2, 4, 8):
+        cells = [
+            frechet_gaussian(_features(classifier, m.sample(SAMPLES, sampler="euler", steps=steps)), real) for m in (one, two)
+        ]
+        print(f"| {steps} | {cells[0]:.2f} | {cells[1]:.2f} |", flush=True)
+
+
 def guidance(run: str, judge: str) -> None:
     model, classifier = pf.load(run), pf.load(judge)
     (column,) = model.schema.conditions
@@ -86,7 +100,9 @@ def guidance(run: str, judge: str) -> None:
     own = _spread(real, np.asarray(classifier.predict(held[:SAMPLES])))
     print("| guidance | fidelity | diversity | Fréchet distance |\n|---|---|---|---|")
     for scale in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0):
-        drawn = model.sample(SAMPLES, condition={column.name: labels}, guidance=scale)
+        drawn = model.sample(
+            SAMPLES, condition={column.name: labels}, guidance=scale, sampler="dpm++2m", grid="log-snr", steps=15
+        )
         code, said = _features(classifier, drawn), np.asarray(classifier.predict(drawn))
         fidelity = float(np.mean(said.astype(str) == np.asarray(labels).astype(str)))
         apart = _spread(code, np.asarray(labels)) / own
@@ -112,7 +128,7 @@ def _held(model: Any) -> Tensor | np.ndarray:
 
 
 def main(words: list[str]) -> None:
-    {"orders": orders, "quality": quality, "guidance": guidance}[words[0]](*words[1:])
+    {"orders": orders, "quality": quality, "guidance": guidance, "straightened": straightened}[words[0]](*words[1:])
 
 
 if __name__ == "__main__":

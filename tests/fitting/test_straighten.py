@@ -77,7 +77,7 @@ def test_the_recipe_says_from_what_and_how_straight(plain: pf.Fitted) -> None:
     assert "straightened from rectified-flow by reflow" in recipe["data"]["notes"][-1]
     twice = pf.straighten(found, method="consistency", **QUICK).recipe
     assert twice["straightened"]["from"]["straightened"]["rounds"] == 2
-    assert (twice["options"]["sampler"], twice["options"]["sampling_steps"]) == ("consistency", 2)
+    assert (twice["options"]["sampler"], twice["options"]["sampling_steps"]) == ("consistency", 1)
 
 
 def test_the_seed_decides(plain: pf.Fitted) -> None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from gaussians import THREE, WIDE, Mixture
+from pushforward.core.errors import RecipeError
 from pushforward.guidance.classifier import steered
 from pushforward.guidance.classifier_free import guided, one_call, two_models
 from pushforward.guidance.completion import posterior, repaint, transpose
+from pushforward.guidance.measurements import measurement
 from pushforward.paths.schedule import VP, Rectified
 from pushforward.solvers.grids import grid
 from pushforward.solvers.multistep import ddim
@@ -143,7 +145,7 @@ def test_what_was_measured_moves_the_guess_to_its_posterior_mean(name: str, leve
 
 def test_transposes_are_found_by_autograd() -> None:
     matrix = torch.randn(3, 4, dtype=WIDE)
-    back = transpose(lambda x: x @ matrix.T, torch.zeros(2, 4, dtype=WIDE))
+    back = transpose(lambda x: x @ matrix.T, torch.randn(2, 4, dtype=WIDE))
     y = torch.randn(2, 3, dtype=WIDE)
     torch.testing.assert_close(back(y), y @ matrix)
 
@@ -165,3 +167,20 @@ def test_repainting_comes_to_the_conditional_as_steps_are_repeated() -> None:
     # holding alone is known to be off; going back over each step mends it
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.06
+
+
+def test_measurements_of_images_are_what_they_say() -> None:
+    x = torch.rand(2, 3, 8, 12, dtype=WIDE)
+    small = measurement("small:4")(x)
+    torch.testing.assert_close(small, x.unflatten(2, (2, 4)).unflatten(4, (3, 4)).mean((3, 5)))
+    torch.testing.assert_close(measurement("grey")(x)[:, 0], 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])
+    point = torch.zeros(1, 1, 31, 31, dtype=WIDE)
+    point[0, 0, 15, 15] = 1
+    spot = measurement("blur:2")(point)[0, 0]
+    place = torch.arange(31, dtype=WIDE) - 15
+    bell = (-0.125 * (place[:, None] ** 2 + place[None] ** 2)).exp()
+    bell[(place.abs() > 6)[:, None] | (place.abs() > 6)[None]] = 0
+    torch.testing.assert_close(spot, bell / bell.sum())
+    for name in ("small", "small:1", "small:x", "blur:0", "sharpen"):
+        with pytest.raises(RecipeError, match="no measurement"):
+            measurement(name)

@@ -494,6 +494,17 @@ def test_a_network_with_variances_samples_and_scores(tiny: Any) -> None:
     (half["loss"] - half["simple"]).mean().backward()
 
 
+@pytest.mark.parametrize("kind", ["vector", "table", "image", "signal", "points"])
+def test_variances_are_learned_of_every_kind(tiny: Any, kind: str) -> None:
+    model = tiny.model("ddpm", kind, variance="learned", trained_steps=20, sampler="ddpm", bound_terms=2)
+    terms = model(tiny.batch(model.schema, kind, 12))
+    terms["loss"].mean().backward()
+    with torch.no_grad():
+        drawn = model.sample(6, None, Draws(0, 0, 6))
+        assert drawn.double().nan_to_num().isfinite().all()
+        assert model.log_prob(tiny.codes(kind, 5), None, Draws(1, 0, 5)).isfinite().all()
+
+
 # completion
 
 

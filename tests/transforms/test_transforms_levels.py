@@ -92,3 +92,18 @@ def test_any_latent_gives_a_valid_level() -> None:
     codes = transform.push(z)
     assert codes.dtype == torch.uint8
     assert codes.flatten(1).unique(dim=1).flatten().tolist() == [0, 0, 16, 16]
+
+
+def test_the_smooth_push_goes_through_the_levels_and_has_a_gradient() -> None:
+    torch.manual_seed(0)
+    bands = LevelBands((2, 3, 4), 7)
+    x = torch.randint(0, 7, (50, 2, 3, 4), dtype=torch.uint8)
+    bands.prepare(x)
+    middle = (bands.low + bands.wide / 2)[:, :, None, None].expand(-1, -1, 3, 4).transpose(0, 1)
+    torch.testing.assert_close(bands.smooth(middle), torch.arange(7.0).view(7, 1, 1, 1).expand(7, 2, 3, 4).to(middle.dtype))
+    z = torch.randn(20, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    soft = bands.smooth(z)
+    assert float((soft.detach() - bands.push(z.detach()).double()).abs().max()) < 1
+    (slope,) = torch.autograd.grad(soft.sum(), z)
+    assert (slope >= 0).all()
+    assert float(slope.max()) > 0

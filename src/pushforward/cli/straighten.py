@@ -109,4 +109,5 @@ def _conclude(run: Path, recipe: dict[str, Any]) -> None:
     say()
     for head, before, after in rows:
         say(f"{head:<{widths[0]}}  {before:<{widths[1]}}  {after}")
-    say(f"\n{run}: sampled by {options['sampler']} in {options['sampling_steps']} steps unless told otherwise")
+    steps = options["sampling_steps"]
+    say(f"\n{run}: sampled by {options['sampler']} in {steps} step{'s' if steps > 1 else ''} unless told otherwise")

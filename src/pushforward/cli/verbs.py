@@ -240,6 +240,8 @@ class Complete(Command):
     """File to write; its ending says the format, as for sample."""
     observed: Annotated[str | None, option("FILE")] = None
     """A boolean .npy of the data's shape: true where a value is there."""
+    measured: Words = None
+    """What was done to the images that DATA were: small:4, blur:1.5 or grey (diffusion)."""
     seed: Seed = 0
     """The same seed gives the same values."""
     device: Device = None
@@ -255,9 +257,26 @@ class Complete(Command):
         fitted = _load(self.run, self.device)
         where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=Path(self.run))
         observed = None if self.observed is None else _mask(Path(self.observed).expanduser())
-        filled = fitted.complete(self.data, observed=observed, seed=self.seed)
+        if self.measured is not None:
+            if observed is not None:
+                raise UsageError("--measured and --observed say two things of the same data: give one")
+            filled = fitted.restore(_pictures(self.data), self.measured, seed=self.seed)
+        else:
+            filled = fitted.complete(self.data, observed=observed, seed=self.seed)
         emit(filled, where, schema=fitted.schema, run=self.run, data=self.data, seed=self.seed)
         return 0
+
+
+def _pictures(data: str) -> Any:
+    """The images in ``data``, of whatever size, (n, h, w) or (n, h, w, C). Raises DataError where there are none."""
+    from pushforward.core.errors import DataError
+    from pushforward.data.sources import open_data
+
+    opened = open_data(data)
+    if opened.schema.example.name != "image":
+        raise DataError(f"{opened.name} holds {opened.schema.example.name} data: expected the images that were measured")
+    x = opened.rows().x.permute(0, 2, 3, 1).numpy()
+    return x[..., 0] if x.shape[-1] == 1 else x
 
 
 def _mask(path: Path) -> Any:

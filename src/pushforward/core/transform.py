@@ -32,6 +32,10 @@ class Transform(nn.Module, ABC):
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         """Data → latent, and V with shape (B,)."""
 
+    def smooth(self, z: Tensor) -> Tensor:
+        """``push`` with a gradient: maps that round, as levels are, put a continuous one in its place."""
+        return self.push(z)
+
     def push_scored(self, z: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data, and V at that data, (B,). Maps that know V on the way override nothing else."""
         x = self.push(z, context)
@@ -108,6 +112,11 @@ class Compose(Transform):
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
         for part in self:
             z = part.push(z, context)
+        return z
+
+    def smooth(self, z: Tensor) -> Tensor:
+        for part in self:
+            z = part.smooth(z)
         return z
 
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ same rows whatever the chunks, before and after save and load.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pushforward.fitting.conditions import condition_codes, told_visible
 from pushforward.fitting.gaps import fill, missing_codes, seen_in
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
+from pushforward.fitting.restoring import restore
 from pushforward.fitting.saved import read_run, write_run
 from pushforward.fitting.steering import steering, trajectory
 from pushforward.metrics.likelihood import bits_per_dim, log_mean_exp
@@ -264,6 +265,11 @@ class Fitted:
         filled = self._each("complete", opened, run, self._chunk(chunk, 2))
         # a completed row is still the same row
         return identified(self.decode(Rows(filled, rows.columns)), data, self.schema)
+
+    def restore(self, measured: Any, measure: str | Callable[[Tensor], Tensor], **how: Any) -> Any:
+        """Draws from p(x | ``measure``(x) = ``measured``), in the user's type: of images ``small:4``, ``blur:1.5`` or ``grey``,
+        of anything a differentiable function of codes as floats (fitting/restoring)."""
+        return self.decode(restore(self, measured, measure, **how))
 
     def predict_proba(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
         """Class probabilities (N, K) in the order of ``classes``."""

@@ -44,7 +44,7 @@ from pushforward.models.straighten import Consistency, Reflow, jump_cost, straig
 from pushforward.paths.schedule import Rectified
 
 Method = Literal["reflow", "consistency"]
-METHODS: Mapping[str, tuple[str, int]] = {"reflow": ("euler", 4), "consistency": ("consistency", 2)}  # how each is sampled
+METHODS: Mapping[str, tuple[str, int]] = {"reflow": ("euler", 4), "consistency": ("consistency", 1)}  # how each is sampled
 # what is learned at t must first be learned at s: long in vain; and a validation costs as much as a few steps
 _LIKES: Mapping[str, Mapping[str, Any]] = {"consistency": {"patience": 0, "validate": 10}}
 _PAIRS, _MEASURE = 0x9A125, 0x57A1  # streams of the seed
@@ -73,7 +73,7 @@ def straighten(
     connects; conditions are those of rows of ``data``, or of the rows that ``fitted`` kept. "consistency" trains on ``data``,
     or on as many samples of ``fitted``, and gives a model that is to be sampled in one step or two, as it does unless told
     otherwise: what it scores and encodes is the flow that its network would be the velocity of, another distribution.
-    ``out``, ``force`` and ``callback`` are as in fit; with ``data`` and ``report`` a reflowed run is evaluated too. ``options`` are
+    ``out``, ``force`` and ``callback`` are as in fit; with ``data`` and ``report`` a reflowed run is evaluated. ``options`` are
     the trainer's, steps and minutes those of each round; nothing can be resumed. ``recipe["straightened"]`` says from what, and
     how straight the flow was before and is now.
     Raises Unsupported where the model is no diffusion, RecipeError for options that do not suit.

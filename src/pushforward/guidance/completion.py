@@ -9,9 +9,9 @@
     D_y = D + (σ²/α) (∂D/∂x)ᵀ Aᵀ (r² A Aᵀ + τ²)⁻¹ (y − A D),    r² = σ²/(α² + σ²)
 
 The posterior method takes x_0 given x_t for normal with variance r², which is right for data that are standard normal
-coordinate by coordinate; A is any linear function (masks, blurs, down-sampling), its transpose is found by autograd, and the
-system is solved by conjugate gradients, in one step where A Aᵀ is a multiple of the identity. ∂D/∂x = (α/σ²) Cov[x_0 | x], so
-nothing is large at the ends.
+coordinate by coordinate; A is a linear function (masks, blurs, down-sampling), or the derivative at D of one that is not. Aᵀ is
+found by autograd, and the system is solved by conjugate gradients, in one step where A Aᵀ is a multiple of the identity. ∂D/∂x
+= (α/σ²) Cov[x_0 | x], so nothing is large at the ends.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -73,22 +73,24 @@ def posterior(denoise: Denoise, measure: Measure, measured: Tensor, *, noise: fl
     return found
 
 
-def transpose(measure: Measure, like: Tensor) -> Measure:
-    """Aᵀ of the linear function ``measure`` of tensors such as ``like``."""
+def transpose(measure: Measure, at: Tensor) -> Measure:
+    """Jᵀ of ``measure`` with J = ∂measure/∂x at the point ``at``."""
+    with torch.enable_grad():
+        x = at.detach().requires_grad_()
+        value = measure(x)
 
     def back(y: Tensor) -> Tensor:
-        with torch.enable_grad():
-            at = torch.zeros_like(like).requires_grad_()
-            (found,) = torch.autograd.grad(measure(at), at, y)
+        (found,) = torch.autograd.grad(value, x, y, retain_graph=True)
         return found
 
     return back
 
 
-def _solve(measure: Measure, like: Tensor, right: Tensor, spread: float, noise: float, steps: int = 20) -> Tensor:
-    """w with (spread · A Aᵀ + noise) w = right, row by row, by conjugate gradients."""
-    back = transpose(measure, like)
-    apply = lambda w: torch.add(spread * measure(back(w)), w, alpha=noise)
+def _solve(measure: Measure, at: Tensor, right: Tensor, spread: float, noise: float, steps: int = 20) -> Tensor:
+    """w with (spread · J Jᵀ + noise) w = right, row by row, by conjugate gradients, with J at ``at``."""
+    back = transpose(measure, at)
+    forward = lambda v: torch.func.jvp(measure, (at,), (v,))[1]
+    apply = lambda w: torch.add(spread * forward(back(w)), w, alpha=noise)
     dot = lambda a, b: (a * b).flatten(1).sum(1)
     w, residual = torch.zeros_like(right), right
     direction, size = residual, dot(residual, residual)

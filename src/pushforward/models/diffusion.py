@@ -26,7 +26,7 @@ from pushforward.core.errors import RecipeError
 from pushforward.core.gather import all_rows, rank
 from pushforward.core.model import Batch, Completes, Encodes, Interpolates, Model, Samples, Scores
 from pushforward.core.random import Draws
-from pushforward.core.schema import Column, Schema, Vector
+from pushforward.core.schema import Column, Points, Schema, Vector
 from pushforward.core.shapes import over, per_example, spherical
 from pushforward.core.transform import Compose
 from pushforward.guidance import completion
@@ -114,6 +114,8 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
         if training.variance and not isinstance(schedule, Table):
             raise ValueError("variances are learned for a process of T steps: use a schedule that is a table")
         sampler_named(sampling.sampler)
+        # the dimension in which variances follow what is predicted: that of features, which points have last
+        self.halved = (2 if isinstance(schema.example, Points) else 1) if training.variance else 0
         self.exact = math.prod(shape) <= scoring.exact_up_to
         self.rowwise = training.coupling == "independent"
         bounded = preprocess.stochastic or scoring.bound > 0
@@ -143,7 +145,7 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
         alpha, sigma = (over(f(t).to(y.dtype), y) for f in (schedule.alpha, schedule.sigma))
         x_t = alpha * y + sigma * noise
         output = self.net(x_t / (alpha.square() + sigma.square()).sqrt(), schedule.clock(t).to(y.dtype), context).to(y.dtype)
-        output, other = output.chunk(2, 1) if self.learning.variance else (output, None)
+        output, other = output.chunk(2, self.halved) if self.halved else (output, None)
         target = from_pair(name, y.double(), noise.double(), schedule, t).to(y.dtype)
         error = (output - target).square().flatten(1).mean(1)
         loss = weight(self._weighting, name, schedule, t).to(y.dtype) * error
@@ -178,7 +180,7 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
 
     def _denoiser(self, context: Context) -> Denoiser:
         network = lambda x, clock: self.net(x, clock, context)
-        return Denoiser(network, self.schedule, self.learning.prediction, self.learning.variance)
+        return Denoiser(network, self.schedule, self.learning.prediction, self.halved)
 
     def denoiser(self, condition: Condition | None, n: int, drop: Tensor | None = None) -> Denoiser:
         """E[y | x_t] for ``n`` rows; None is the null condition, and that of rows whose ``drop`` is true."""
@@ -355,7 +357,7 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
             x_t = alpha * y + sigma * noise
             s = (t * schedule.steps - 1).round() / schedule.steps
             output = self.net(x_t, schedule.clock(t).to(y.dtype), context).to(y.dtype)
-            output, other = output.chunk(2, 1) if self.learning.variance else (output, None)
+            output, other = output.chunk(2, self.halved) if self.halved else (output, None)
             guess = to_pair(self.learning.prediction, output, x_t, schedule, t)[0]
             total = total + step_bound(schedule, s, t, y, x_t, guess, None if other is None else spread(other)) * (
                 schedule.steps / terms
@@ -410,9 +412,10 @@ class Diffusion(Model, Samples, Scores, Encodes, Completes, Interpolates):
         steps: int | None = None,
         sampler: str | None = None,
     ) -> Tensor:
-        """Draws of x given that the linear ``measure`` of y was ``measured`` (B, …), by posterior sampling
-        (guidance/completion)."""
-        steer = lambda denoise: completion.posterior(denoise, measure, measured.to(self.dtype), noise=noise, strength=strength)
+        """Draws of x given that ``measure`` of it was ``measured`` (B, …), with normal noise of that deviation, by posterior
+        sampling (guidance/completion). ``measure`` takes codes as floats and is to be differentiable."""
+        of = lambda y: measure(self.preprocess.smooth(y))
+        steer = lambda denoise: completion.posterior(denoise, of, measured.to(self.dtype), noise=noise, strength=strength)
         return self.sample(len(measured), condition, draws, steer=steer, steps=steps, sampler=sampler)
 
 

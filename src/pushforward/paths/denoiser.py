@@ -48,17 +48,18 @@ def spread(output: Tensor) -> Tensor:
 class Denoiser:
     """``network`` under the ``schedule`` and ``prediction`` it was trained with. Works in the dtype of x.
 
-    A network that also learned ``variance`` gives it in a second half of its channels.
+    A network that also learned variances gives them in the second half of its channels, the dimension ``variance``; 0 says that
+    it did not.
     """
 
-    def __init__(self, network: Network, schedule: Schedule, prediction: str, variance: bool = False) -> None:
+    def __init__(self, network: Network, schedule: Schedule, prediction: str, variance: int = 0) -> None:
         self.network, self.schedule, self.prediction, self.variance = network, schedule, prediction, variance
         self._levels: dict[tuple[float, float], _Level] = {}
 
     def predict(self, x: Tensor, clock: Tensor) -> Tensor:
         """P, in the dtype of x, of x on the circle."""
         output = self.network(x, clock)
-        return (output.chunk(2, 1)[0] if self.variance else output).to(x.dtype)
+        return (output.chunk(2, self.variance)[0] if self.variance else output).to(x.dtype)
 
     def _combined(self, x: Tensor, level: _Level) -> Tensor:
         seen = x if level.scale == 1.0 else level.scale * x
@@ -107,7 +108,7 @@ class Denoiser:
     def with_variance(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         """As a call, and the second half of the output as a number in [0, 1]."""
         level = self._level(x, alpha, sigma)
-        output, other = self.network(level.scale * x, level.clock.expand(len(x))).to(x.dtype).chunk(2, 1)
+        output, other = self.network(level.scale * x, level.clock.expand(len(x))).to(x.dtype).chunk(2, self.variance)
         return torch.add(level.skip * x, output, alpha=level.out), spread(other)
 
     def pair(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,6 +168,16 @@ class LevelBands(Elementwise):
         batch, (channels, height, width) = len(z), self.shape
         return codes.view(channels, batch, height, width).transpose(0, 1).to(torch.uint8)
 
+    def smooth(self, z: Tensor) -> Tensor:
+        """Levels as floats: the line from the middle of each level's band to that of the next."""
+        middle = self.low + self.wide / 2
+        values = z.to(middle.dtype)
+        codes = torch.searchsorted(middle.contiguous(), values.detach().transpose(0, 1).flatten(1).contiguous(), right=True)
+        batch, (channels, height, width) = len(z), self.shape
+        below = (codes.view(channels, batch, height, width).transpose(0, 1) - 1).clamp(0, max(self.levels - 2, 0))
+        start, stop = self._of(middle, below), self._of(middle, (below + 1).clamp(max=self.levels - 1))
+        return (below + ((values - start) / (stop - start).clamp(min=1e-9)).clamp(0, 1)).to(z.dtype)
+
     def pull(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         draws = draws or Draws(0, 0, len(x), device=x.device)
         codes = x.long()
