@@ -93,13 +93,17 @@ def test_deterministic_samplers_converge_at_the_order_of_their_papers(truth: dic
 
 
 def test_the_published_third_order_formula_is_of_order_two(truth: dict[str, Tensor]) -> None:
-    """Its last term has half the second divided difference, which is half the second derivative already."""
+    """Its last term has half the second divided difference, which is half the second derivative already. The first step is mended
+    as ours is, so that nothing else tells the two apart."""
     errors = []
     for n in (80, 160, 320):
         at = nodes("vp", n)
         lam, x, behind = at.half_log_snr(), start(PATHS["vp"][0], 0.9), []
         for i in range(n):
-            behind = [THREE.denoise(x, at.alpha[i], at.sigma[i]), *behind[:2]]
+            data = THREE.denoise(x, at.alpha[i], at.sigma[i])
+            if i == 1:
+                x = multistep._again(at, start(PATHS["vp"][0], 0.9), behind[0], data)
+            behind = [data, *behind[:2]]
             h = lam[i + 1] - lam[i]
             x = at.sigma[i + 1] / at.sigma[i] * x + at.alpha[i + 1] * phi(0, h) * behind[0]
             if len(behind) == 3:

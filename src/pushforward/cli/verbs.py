@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pushforward.cli.arguments import (
     Command,
@@ -83,6 +83,8 @@ class Sample(Command):
     .png (diffusion)."""
     temperature: Real = None
     """Scale of the noise (flows, GANs); below 1 is tamer."""
+    precision: Annotated[Literal["float32", "bf16"], option("P")] = "float32"
+    """bf16 is quicker for images."""
     device: Device = None
     """cpu, cuda, mps."""
     force: Flag = False
@@ -112,7 +114,7 @@ class Sample(Command):
         if self.trajectory is not None:
             drawn = fitted.trajectory(self.n, frames=self.trajectory, condition=condition, seed=self.seed, **given)
         else:
-            drawn = fitted.sample(self.n, condition=condition, seed=self.seed, **given)
+            drawn = fitted.sample(self.n, condition=condition, seed=self.seed, precision=self.precision, **given)
         about: dict[str, Any] = {"run": str(run), "family": fitted.family.name, "seed": self.seed, "condition": condition}
         emit(drawn, where, schema=fitted.schema, **about)
         return 0

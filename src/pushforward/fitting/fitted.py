@@ -33,6 +33,7 @@ from pushforward.fitting.steering import steering, trajectory
 from pushforward.metrics.likelihood import bits_per_dim, log_mean_exp
 from pushforward.solvers.samplers import SAMPLER_OPTIONS
 
+_PRECISIONS = ("float32", "bf16")  # of sampling
 _SAMPLING, _SCORING, _COMPLETING, _BETWEEN = 0x5A, 0x5C, 0xC0, 0xBE  # streams of the seed
 
 
@@ -104,7 +105,14 @@ class Fitted:
         return condition_codes(self.schema.conditions, self.preview, condition, n, seed)
 
     def sample_rows(
-        self, n: int, *, condition: Mapping[str, Any] | None = None, seed: int = 0, chunk: int | None = None, **options: Any
+        self,
+        n: int,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        chunk: int | None = None,
+        precision: str = "float32",
+        **options: Any,
     ) -> Rows:
         """As ``sample``, as codes."""
         self._able("sample", Samples)
@@ -115,7 +123,11 @@ class Fitted:
         condition, own = steering(self, condition, n, seed, options)
         codes = self.conditions(condition, n, seed)
         size, parts = self._chunk(chunk), []
-        with Progress("sample") as progress, torch.no_grad():
+        if precision not in _PRECISIONS:
+            raise RecipeError(f"precision is {' or '.join(_PRECISIONS)}, found {precision!r}")
+        # one context for all steps, so that the weights are turned into bfloat16 once
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        with Progress("sample") as progress, torch.no_grad(), half:
             for start in range(0, n, size):
                 stop = min(start + size, n)
                 draws = Draws(mix(seed, _SAMPLING), start, stop, n, self.device)
@@ -144,16 +156,24 @@ class Fitted:
                 raise RecipeError(f"steps must be at least 1, found {value}")
 
     def sample(
-        self, n: int = 1, *, condition: Mapping[str, Any] | None = None, seed: int = 0, chunk: int | None = None, **options: Any
+        self,
+        n: int = 1,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        chunk: int | None = None,
+        precision: str = "float32",
+        **options: Any,
     ) -> Any:
         """``n`` new examples in the user's type.
 
         ``condition`` {name: value or n values}: a number, a category, a text, an array, or a picture of any size (an array or
         Pillow's). ``options`` are the family's: temperature; or guidance, guidance_interval, guidance_rescale, steps, sampler,
         grid, path and the sampler's own, and a ``classifier`` or a ``weak`` model to guide by.
-        Raises Unsupported where the family cannot sample.
+        ``precision`` bf16 computes networks in bfloat16, up to twice as fast for images. Raises Unsupported where the family
+        cannot sample.
         """
-        rows = self.sample_rows(n, condition=condition, seed=seed, chunk=chunk, **options)
+        rows = self.sample_rows(n, condition=condition, seed=seed, chunk=chunk, precision=precision, **options)
         return self.decode(rows)
 
     def trajectory(self, n: int = 8, *, frames: int = 8, **how: Any) -> Any:
