@@ -93,8 +93,8 @@ def test_deterministic_samplers_converge_at_the_order_of_their_papers(truth: dic
 
 
 def test_the_published_third_order_formula_is_of_order_two(truth: dict[str, Tensor]) -> None:
-    """Its last term has half the second divided difference, which is half the second derivative already. The first step is mended
-    as ours is, so that nothing else tells the two apart."""
+    """Its last term has half the second divided difference, which is half the second derivative already. The first step is
+    mended as ours is, so that nothing else tells the two apart."""
     errors = []
     for n in (80, 160, 320):
         at = nodes("vp", n)
