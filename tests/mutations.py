@@ -307,7 +307,7 @@ FAULTS = (
         "paths/prediction.py",
         """    "noise": _noise,""",
         """    "noise": _v,""",
-        _DIFFUSION,
+        "paths/test_prediction.py",
     ),
     Fault(
         "v with the sign of EDM's output",
