@@ -13,16 +13,12 @@ what the net says, backward and a fused AdamW step.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Entry, Rates, by_turns, line, settings, show, write
+from harness import Clock, Entry, Rates, by_turns, main, run_parts
 from peers_unet import answer, diffusers_unet, like, trained_like
 from torch import Tensor, nn
 
@@ -106,9 +102,8 @@ def steps(net: UNet, peer: Any) -> dict[str, Callable[[], object]]:
     }
 
 
-def compared(name: str, rows: int, runs: dict[str, Callable[[], object]], quick: bool) -> Iterator[Rates]:
+def compared(name: str, rows: int, runs: dict[str, Callable[[], object]], quick: bool, clock: Clock) -> Iterator[Rates]:
     """Each of our precisions against the peer's of its kind, and in bf16 against the best of all."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     how: dict[str, Any] = {"rounds": 3 if quick else 9, "seconds": 0.01, "most": 400.0, "clock": clock}
     floors = [side for side in runs if side.startswith("lean")]
     chosen = lambda wanted: {side: run for side, run in runs.items() if wanted(side)}
@@ -133,48 +128,28 @@ def compared(name: str, rows: int, runs: dict[str, Callable[[], object]], quick:
     )
 
 
-def run(quick: bool = False, only: str = "", threads: int = 2) -> list[Entry]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def _pair() -> tuple[UNet, Any]:
     torch.manual_seed(0)
     peer = trained_like(diffusers_unet(SIDE))
-    net = like(peer)
-    found: list[Entry] = []
-    try:
-        if only in "sampling step":
-            net.eval()
-            peer.eval()
-            found += told(compared("sampling step", 8 * BATCH, forwards(net, peer), quick))
-        if only in "training step":
-            net.train()
-            peer.train()
-            found += told(compared("training step", BATCH, steps(net, peer), quick))
-        return found
-    finally:
-        torch.set_num_threads(before)
+    return like(peer), peer
 
 
-def told(entries: Iterator[Rates]) -> list[Rates]:
-    found = []
-    for entry in entries:
-        print(line(entry), file=sys.stderr, flush=True)
-        found.append(entry)
-    return found
+def sampling(quick: bool, clock: Clock) -> Iterator[Rates]:
+    net, peer = _pair()
+    return compared("sampling step", 8 * BATCH, forwards(net.eval(), peer.eval()), quick, clock)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--only", default="", help="'sampling' or 'training'")
-    parser.add_argument("--threads", type=int, default=2, help="1 measures processor time instead of the wall clock")
-    given = parser.parse_args()
-    settings(given.threads)
-    entries = run(given.quick, given.only, given.threads)
-    show(entries)
-    if given.json is not None:
-        write(entries, given.json)
+def learning(quick: bool, clock: Clock) -> Iterator[Rates]:
+    net, peer = _pair()
+    return compared("training step", BATCH, steps(net.train(), peer.train()), quick, clock)
+
+
+PARTS = {"sampling": sampling, "training": learning}
+
+
+def run(quick: bool = False, only: str = "", threads: int = 2) -> list[Entry]:
+    return run_parts(PARTS, quick, only, threads)
 
 
 if __name__ == "__main__":
-    main()
+    main(run, __doc__ or "", PARTS)

@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -93,6 +93,8 @@ class Rates:
 
 
 Entry = Comparison | Measurement | Rates
+Clock = Callable[[], float]
+Part = Callable[[bool, Clock], Iterable[Entry]]  # quick, clock
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -161,7 +163,7 @@ def by_turns(
     rounds: int = 9,
     seconds: float = 0.1,
     most: float = 20.0,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     error: Mapping[str, float] | None = None,
     target: float | None = None,
 ) -> Rates:
@@ -248,14 +250,37 @@ def show(entries: Sequence[Entry]) -> None:
         print(line(entry))
 
 
-def main(run: Callable[[bool], list[Entry]], about: str) -> None:
-    """The command line of one benchmark: ``--quick`` for fewer rounds, ``--json FILE`` to keep the figures."""
-    parser = argparse.ArgumentParser(description=about)
+def run_parts(parts: Mapping[str, Part], quick: bool, only: str, threads: int) -> list[Entry]:
+    """The parts whose names contain ``only``; every line is on standard error too as soon as it is there."""
+    import torch
+
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    try:
+        for part in (part for name, part in parts.items() if only in name):
+            for entry in part(quick, clock):
+                print(line(entry), file=sys.stderr, flush=True)
+                found.append(entry)
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+def main(run: Callable[..., list[Entry]], about: str, parts: Collection[str] = ()) -> None:
+    """The command line of one benchmark: ``--quick`` for fewer rounds, ``--json FILE`` to keep the figures.
+
+    One with ``parts`` has ``--only`` and ``--threads`` too: ``run`` (quick, only, threads) instead of ``run`` (quick).
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    if parts:
+        parser.add_argument("--only", default="", help=", ".join(parts))
+        parser.add_argument("--threads", type=int, default=2, help="1 measures processor time instead of the wall clock")
     given = parser.parse_args()
-    settings()
-    entries = run(given.quick)
+    settings(given.threads if parts else 1)
+    entries = run(given.quick, given.only, given.threads) if parts else run(given.quick)
     show(entries)
     if given.json is not None:
         write(entries, given.json)

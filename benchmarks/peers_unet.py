@@ -55,10 +55,11 @@ def like(peer: Any) -> UNet:
     )
     # its k-th of n frequencies is 10000^(-k / n), ours period^(-k / (n - 1))
     half = widths[0] // 2
-    assert net.time is not None
-    net.time.period = 10000.0 ** ((half - 1) / half)
-    copied(net.time.first, peer.time_embedding.linear_1)
-    copied(net.time.second, peer.time_embedding.linear_2)
+    time = net.steering.time
+    assert time is not None
+    time.period = 10000.0 ** ((half - 1) / half)
+    copied(time.first, peer.time_embedding.linear_1)
+    copied(time.second, peer.time_embedding.linear_2)
     copied(net.stem, peer.conv_in)
     copied(net.norm, peer.conv_norm_out)
     copied(net.last, peer.conv_out)

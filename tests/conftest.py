@@ -35,6 +35,7 @@ _SMALL: dict[str, Any] = {
     "transforms": 3,
     "sampling_steps": 4,
     "score_steps": 4,
+    "source_rows": 32,
 }
 
 
@@ -181,6 +182,8 @@ class Tiny:
         torch.manual_seed(0)
         model = family.build(schema, self.config(family, **options))
         x = self.codes(kind, rows, seed=11)
+        if family.source_data:
+            model.source.codes.copy_(self.codes(kind, len(model.source.codes), seed=12))
         model.prepare(x)
         if hasattr(model, "start"):
             model.start(x, Draws(5, 0, len(x)))

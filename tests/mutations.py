@@ -296,6 +296,20 @@ FAULTS = (
         _DIFFUSION,
     ),
     Fault(
+        "paths from noise where there is a source",
+        "models/path.py",
+        "return self.preprocess.pull(self.source(draws), None, draws)[0].to(self.dtype)",
+        "return draws.normal(*self.shape, dtype=self.dtype)",
+        "models/test_models_transport.py",
+    ),
+    Fault(
+        "a consistency function compared with itself",
+        "models/consistency.py",
+        "end = denoiser.pair(at(s), s)[0]",
+        "end = denoiser.pair(at(t), t)[0]",
+        "models/test_models_straighten.py",
+    ),
+    Fault(
         "guidance between the wrong ends",
         "guidance/classifier_free.py",
         "torch.lerp(worse, better, scale)",
@@ -318,7 +332,7 @@ FAULTS = (
     ),
     Fault(
         "time of a table off by one index",
-        "paths/schedule.py",
+        "paths/table.py",
         "cell = place.detach().ceil().clamp(1, self.steps).long() - 1",
         "cell = place.detach().ceil().clamp(1, self.steps - 1).long()",
         "paths/test_schedule.py",

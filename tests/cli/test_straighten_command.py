@@ -31,6 +31,16 @@ def test_straighten_writes_a_run_and_says_how_straight_it_is(cli, flow, tmp_path
     assert cli("score", "straight", flow / "points.npy").code == 0
 
 
+def test_a_consistency_model_says_how_it_is_sampled(cli, flow):
+    said = cli("straighten", flow / "flow", *QUICK, "--method", "consistency", "-o", "jumps")
+    assert (said.code, said.out) == (0, "jumps\n")
+    assert "sampled in 1 jump unless told otherwise" in said.err
+    assert cli("sample", "jumps", "-n", "3").code == 0
+    refused = cli("score", "jumps", flow / "points.npy")
+    assert refused.code == 2
+    assert "consistency cannot score" in refused.err
+
+
 def test_straighten_as_json_with_data_and_consistency(cli, flow, tmp_path):
     words = ("--method", "consistency", "--data", flow / "points.npy", "--json", "--quiet", "--seed", "3")
     said = cli("straighten", flow / "flow", *QUICK, *words, "--out", tmp_path / "r")

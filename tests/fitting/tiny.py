@@ -102,7 +102,7 @@ import json, os, signal, sys, time
 import torch, torch._dynamo
 torch.set_num_threads(1)
 import pushforward as pf
-import pushforward.fitting.fit, pushforward.fitting.trainer, pushforward.metrics.distances
+import pushforward.fitting.fit, pushforward.fitting.trainer, pushforward.metrics.distances, pushforward.kernels.stack
 import pushforward.catalog.flows, pushforward.catalog.variational, pushforward.catalog.adversarial, pushforward.catalog.mixtures
 pf.open_data("digits"), pf.open_data("moons")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,16 @@ from pushforward.core.schema import Schema, Vector
 from pushforward.core.shapes import over
 from pushforward.core.transform import Compose
 from pushforward.metrics.straightness import straightness_of_rows
-from pushforward.models.diffusion import Diffusion, Scoring, Training
+from pushforward.models.consistency import ConsistencyModel
+from pushforward.models.diffusion import Diffusion, Scoring
+from pushforward.models.path import Sampling, Training
 from pushforward.models.straighten import Consistency, Reflow, jump_cost, straightness
 from pushforward.nets.mlp import TimeMLP
 from pushforward.paths.prediction import from_pair
 from pushforward.paths.schedule import EDM, VP, Rectified, Schedule
+from pushforward.solvers import sde
 from pushforward.solvers.choice import Fixed
+from pushforward.solvers.grids import grid
 
 PATH = Rectified()
 
@@ -72,7 +77,12 @@ def end_of(x: Tensor, t: Tensor, data: Mixture = ONE) -> Tensor:
     return mean + std * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2).sqrt()
 
 
-def consistent() -> Diffusion:
+def jumping(net: nn.Module, **how: Any) -> ConsistencyModel:
+    sampling = Sampling("consistency", 2)
+    return ConsistencyModel(Schema(Vector(2)), Compose([]), net, Conditioner((), 4), (2,), sampling=sampling, **how)
+
+
+def consistent(**how: Any) -> ConsistencyModel:
     """The model whose D is that map."""
 
     def function(seen: Tensor, clock: Tensor) -> Tensor:
@@ -82,7 +92,7 @@ def consistent() -> Diffusion:
         data = end_of(x, t)
         return from_pair("v", data, (x - over(alpha, x) * data) / over(sigma, x), PATH, t)
 
-    return build(Given(function)).double().eval()
+    return jumping(Given(function), **how).double().eval()
 
 
 def descend(model: nn.Module, rows: Callable[[int], Batch], steps: int, rate: float = 5e-3) -> None:
@@ -208,13 +218,13 @@ def test_a_consistent_function_has_no_loss() -> None:
     with torch.no_grad():
         losses = []
         for intervals in (20, 40, 400):
-            model = Consistency(consistent(), knowing(ONE), intervals=intervals, c=1e-9).train()
+            model = Consistency(consistent(intervals=intervals, c=1e-9), knowing(ONE)).train()
             losses.append(float(model(Batch(x, Draws(0, 0, 2000)))["loss"].mean()))
         # an error of order 3 a step, between neighbours
         assert losses[0] / losses[1] == pytest.approx(8, rel=0.4)
         assert losses[2] < 1e-6
         assert float(model.eval()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) < 0.01
-        lost = Consistency(knowing(ONE), knowing(ONE), intervals=400, c=1e-9)
+        lost = Consistency(jumping(knowing(ONE).net, intervals=400, c=1e-9).double(), knowing(ONE))
         assert float(lost.train()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) > 1e-4
         assert float(lost.eval()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) > 0.1
 
@@ -223,7 +233,7 @@ def test_a_consistent_function_has_no_loss() -> None:
 def test_a_consistency_function_samples_rightly_in_any_number_of_steps(steps: int) -> None:
     n = 20_000
     with torch.no_grad():
-        drawn = consistent().sample(n, None, Draws(1, 0, n), sampler="consistency", steps=steps)
+        drawn = consistent().sample(n, None, Draws(1, 0, n), steps=steps)
     torch.testing.assert_close(drawn.mean(0), ONE.means[0], atol=5 * 0.6 / n**0.5, rtol=0)
     torch.testing.assert_close(drawn.T.cov(), 0.36 * torch.eye(2, dtype=WIDE), atol=0.02, rtol=0)
 
@@ -232,30 +242,54 @@ def test_a_posterior_mean_is_no_consistency_function() -> None:
     """x ← α D + σ z with the exact denoiser ends with half of the variance, as its recursion says."""
     n = 20_000
     with torch.no_grad():
-        drawn = knowing(ONE).sample(n, None, Draws(1, 0, n), sampler="consistency", steps=200)
+        draws, nodes = Draws(1, 0, n), grid(PATH, 200, "uniform")
+        fresh = lambda: draws.normal(2, dtype=WIDE)
+        drawn = sde.consistency(knowing(ONE).denoiser(None, n), fresh(), nodes, fresh)
     assert float(drawn.T.cov().diagonal().mean()) == pytest.approx(0.18, abs=0.02)
 
 
 def test_distilling_a_mixture_makes_one_step_enough() -> None:
     torch.manual_seed(0)
-    teacher, student = knowing(THREE), build(small_net()).double()
+    teacher, student = knowing(THREE), jumping(small_net(), intervals=10).double()
     x = THREE.sample(4000, seed=2)
-    model = Consistency(student, teacher, intervals=10)
+    model = Consistency(student, teacher)
     held = Batch(THREE.sample(1000, seed=3), Draws(7, 0, 1000))
     with torch.no_grad():
         before = float(model.eval()(held)["loss"].mean())
     descend(model, batches(x, 128), 400)
     with torch.no_grad():
         assert float(model(held)["loss"].mean()) < 0.7 * before
-        drawn = student.sample(4000, None, Draws(1, 0, 4000), sampler="consistency", steps=1)
+        drawn = student.sample(4000, None, Draws(1, 0, 4000), steps=1)
     real = THREE.sample(20_000, seed=8)
     torch.testing.assert_close(drawn.mean(0), real.mean(0), atol=0.12, rtol=0)
     # a single step of the teacher's own D gives the mean and no spread at all
     assert float((drawn.T.cov() - real.T.cov()).norm() / real.T.cov().norm()) < 0.35
 
 
+def test_without_a_teacher_a_mixture_is_learned_too() -> None:
+    """Two jumps of a network that only ever compared two points of the same line."""
+    torch.manual_seed(0)
+    student, x = jumping(small_net()).double(), THREE.sample(20_000, seed=2)
+
+    class Counted(nn.Module):  # what the trainer calls after each step
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = student
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            student.after_step("model")
+            return student(batch)
+
+    descend(Counted(), batches(x), 1200)
+    with torch.no_grad():
+        drawn = student.sample(4000, None, Draws(1, 0, 4000))
+    real = THREE.sample(20_000, seed=8)
+    torch.testing.assert_close(drawn.mean(0), real.mean(0), atol=0.15, rtol=0)
+    assert float((drawn.T.cov() - real.T.cov()).norm() / real.T.cov().norm()) < 0.35
+
+
 def test_the_grid_gets_finer_while_it_is_learned() -> None:
-    model = Consistency(build(small_net()), build(small_net()))
+    model = jumping(small_net())
     found = []
     for trained in (0, 1, 247, 248, 991, 992, 3968, 15_872):
         model.trained.fill_(trained)
@@ -263,12 +297,14 @@ def test_the_grid_gets_finer_while_it_is_learned() -> None:
     assert found == [2, 2, 2, 4, 4, 8, 16, 32]
     model.after_step("model")
     assert int(model.trained) == 15_873
-    assert Consistency(build(small_net()), build(small_net()), intervals=5).intervals == 5
+    assert jumping(small_net(), intervals=5).intervals == 5
+    Consistency(model, build(small_net())).after_step("model")
+    assert int(model.trained) == 15_874
 
 
 def test_gradients_reach_the_student_alone() -> None:
     torch.manual_seed(0)
-    teacher, student = build(small_net()), build(small_net())
+    teacher, student = build(small_net()), jumping(small_net())
     with torch.no_grad():
         for net in (teacher.net, student.net):
             net.last.weight.normal_(0, 0.3)
@@ -285,7 +321,7 @@ def test_students_are_on_the_rectified_path() -> None:
     for wrong in (build(net, VP()), build(net, prediction="data")):
         with pytest.raises(ValueError, match="found a student"):
             Reflow(wrong)
-        with pytest.raises(ValueError, match="found a student"):
-            Consistency(wrong, build(net))
+    with pytest.raises(ValueError, match="predicts v or velocity, found data"):
+        jumping(net, training=Training(prediction="data"))
     with pytest.raises(ValueError, match="0 intervals"):
-        Consistency(build(net), build(net), intervals=0)
+        jumping(net, intervals=0)

@@ -13,7 +13,8 @@ from pushforward.core.model import Batch
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema, Vector
 from pushforward.core.transform import Compose
-from pushforward.models.diffusion import Diffusion, Training
+from pushforward.models.diffusion import Diffusion
+from pushforward.models.path import Training
 from pushforward.paths.prediction import from_pair
 from pushforward.paths.schedule import Angle, Rectified, Schedule
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pushforward.paths import weighting
 from pushforward.paths.prediction import PREDICTIONS, coefficients, convert, determinant, from_pair, shares, to_pair
-from pushforward.paths.schedule import EDM, SCHEDULES, VP, Angle, Rectified, Schedule, Table
+from pushforward.paths.schedule import EDM, VP, Angle, Rectified, Schedule
+from pushforward.paths.schedules import SCHEDULES
+from pushforward.paths.table import Table
 
 WIDE = torch.float64
 MADE = {name: make() for name, make in SCHEDULES.items()}

@@ -8,19 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward.paths.schedule import (
-    SCHEDULES,
-    VP,
-    Angle,
-    Cosine,
-    Polynomial,
-    Rectified,
-    Schedule,
-    Shifted,
-    Table,
-    Warped,
-    convert,
-)
+from pushforward.paths.schedule import VP, Angle, Cosine, Polynomial, Rectified, Schedule, convert
+from pushforward.paths.schedules import SCHEDULES
+from pushforward.paths.table import Table
+from pushforward.paths.wrapped import Shifted, Warped
 
 WIDE = torch.float64
 MADE = {name: make() for name, make in SCHEDULES.items()}

@@ -18,7 +18,9 @@ from torch import Tensor
 from gaussians import THREE, WIDE, Mixture
 from pushforward.core.errors import RecipeError
 from pushforward.paths.denoiser import velocity_of
-from pushforward.paths.schedule import EDM, SCHEDULES, VE, VP, Angle, Polynomial, Rectified, Schedule, Table
+from pushforward.paths.schedule import EDM, VE, VP, Angle, Polynomial, Rectified, Schedule
+from pushforward.paths.schedules import SCHEDULES
+from pushforward.paths.table import Table
 from pushforward.solvers import multistep, sde
 from pushforward.solvers.grids import GRIDS, Grid, grid
 from pushforward.solvers.multistep import phi

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from pushforward.paths.denoiser import velocity_of
-from pushforward.paths.schedule import EDM, Rectified, Shifted, Table
+from pushforward.paths.schedule import EDM, Rectified
+from pushforward.paths.table import Table
+from pushforward.paths.wrapped import Shifted
 from pushforward.solvers import multistep, sde
 from pushforward.solvers.grids import Grid, grid
 from pushforward.solvers.samplers import follow

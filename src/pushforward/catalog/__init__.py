@@ -33,7 +33,7 @@ class Family:
 
     ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults. ``slots``
     are those of a ``Context`` that its networks see: vector (numbers, categories and vectors), tokens (texts), spatial (images
-    and signals).
+    and signals). ``source_data`` says that it starts from data too, whose number of rows is its option ``source_rows``.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Family:
     kinds: tuple[str, ...]
     conditions: bool = False
     target: bool = False
+    source_data: bool = False
     baseline: bool = False
     training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     slots: tuple[str, ...] = ("vector",)
@@ -265,6 +266,31 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                     slots=("vector", "tokens", "spatial"),
                 )
                 for name, title, source, place in _DIFFUSION_FAMILIES
+            ),
+            _family(
+                "transport",
+                "flow matching from one set of data to another",
+                "Tong et al. 2023, arXiv:2302.00482",
+                "diffusion:TransportOptions:transport",
+                "sample encode",
+                "",
+                _SHAPED,
+                conditions=True,
+                source_data=True,
+                training={"learning_rate": 1e-3, "steps": 5000, "batch_size": 128},
+                slots=("vector", "tokens", "spatial"),
+            ),
+            _family(
+                "consistency",
+                "jumps from noise to data in a step or two",
+                "Song et al. 2023, arXiv:2303.01469",
+                "diffusion:ConsistencyOptions:consistency",
+                "sample",
+                "",
+                _SHAPED,
+                conditions=True,
+                training={"learning_rate": 1e-3, "steps": 8000, "batch_size": 128},
+                slots=("vector", "tokens", "spatial"),
             ),
             _family(
                 "made",

@@ -7,8 +7,11 @@
 | ``edm`` | σ = t | v, of v: EDM's preconditioning | log-normal | Heun in σ, Karras' grid |
 | ``flow-matching`` | rectified, polynomial or angle | v, of the velocity | uniform | Heun |
 | ``rectified-flow`` | rectified | v, of the velocity | uniform or logit-normal | Heun |
+| ``transport`` | as flow-matching, from other data | v, of the velocity | uniform | Heun |
+| ``consistency`` | rectified | v, of the end of the path | a grid | jumps |
 
-Any of them can be sampled with any sampler, on any path. Data have variance 1, coordinate by coordinate, whatever their units.
+All but the last can be sampled with any sampler, on any path. Data have variance 1, coordinate by coordinate, whatever their
+units.
 
 DDPM's loss is that of the noise, but the network gives what the best linear guess of the noise leaves over, which is v: the
 same minimum, and a new network already is the model of independent marginals instead of one whose samples are two hundred times
@@ -22,21 +25,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from pushforward.catalog.parts import coordinates, marginals
 from pushforward.core.context import Conditioner
 from pushforward.core.errors import RecipeError
-from pushforward.core.schema import Image, Kind, Points, Schema, Signal
+from pushforward.core.schema import Image, Kind, Points, Schema, Signal, Vector
 from pushforward.core.transform import Compose
-from pushforward.models.diffusion import Diffusion, Sampling, Scoring, Training
+from pushforward.models.consistency import ConsistencyModel
+from pushforward.models.diffusion import Diffusion, Scoring
 from pushforward.models.noisy import NoisyClassifier
+from pushforward.models.path import Kept, Sampling, Training
+from pushforward.models.transport import Transport
 from pushforward.nets.dit import DiT, SetTransformer
 from pushforward.nets.mlp import TimeMLP
 from pushforward.nets.unet import UNet, default_multipliers
-from pushforward.paths.schedule import EDM, VE, VP, Angle, Polynomial, Rectified, Schedule, Shifted, SubVP, Table
+from pushforward.paths.schedule import EDM, VE, VP, Angle, Polynomial, Rectified, Schedule, SubVP
+from pushforward.paths.table import Table
+from pushforward.paths.wrapped import Shifted
 from pushforward.solvers.choice import Adaptive, Choice, Fixed
 from pushforward.transforms.quantise import LevelBands
+from pushforward.transforms.univariate import Standardise
 
 _NETS = ("auto", "unet", "dit")
 _IMAGE_STEPS = 20  # of a density of pictures or signals: a tolerance would take five times as many
@@ -117,6 +127,23 @@ def _network(
     return TimeMLP(size, hidden=config.hidden, context=context, outputs=outputs(size)), (size,)
 
 
+def _assembled(
+    schema: Schema, config: NetOptions, outputs: Callable[[int], int]
+) -> tuple[Compose, nn.Module, Conditioner, tuple[int, ...]]:
+    """Preprocessing, a network of ``outputs``(channels), the conditioner and the shape that the network works on."""
+    kind = schema.example
+    conditioner = Conditioner(schema.conditions, shape=kind.shape if isinstance(kind, (Image, Signal)) else None)
+    preprocess = _preprocess(kind)
+    net, shape = _network(kind, preprocess, config, conditioner, outputs)
+    return preprocess, net, conditioner, shape
+
+
+def _solved(kind: Kind, steps: int, tolerance: float) -> Choice:
+    """How the flow is followed: in so many ``steps``, or 0 for what suits the kind of data."""
+    steps = steps or (_IMAGE_STEPS if isinstance(kind, (Image, Signal, Points)) else 0)
+    return Fixed("heun", steps) if steps else Adaptive(tolerance)
+
+
 def _build(
     schema: Schema,
     config: DiffusionOptions,
@@ -126,14 +153,10 @@ def _build(
     variance: bool = False,
     bound: int = 0,
 ) -> Diffusion:
-    kind = schema.example
-    conditioner = Conditioner(schema.conditions, shape=kind.shape if isinstance(kind, (Image, Signal)) else None)
-    preprocess = _preprocess(kind)
-    net, shape = _network(kind, preprocess, config, conditioner, lambda channels: 2 * channels if variance else channels)
+    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: 2 * channels if variance else channels)
     if config.shift != 1:
         schedule = Shifted(schedule, config.shift)
-    steps = config.score_steps or (_IMAGE_STEPS if isinstance(kind, (Image, Signal, Points)) else 0)
-    solve: Choice = Fixed("heun", steps) if steps else Adaptive(config.tolerance)
+    solve = _solved(schema.example, config.score_steps, config.tolerance)
     return Diffusion(
         schema,
         preprocess,
@@ -237,10 +260,12 @@ class FlowMatchingOptions(DiffusionOptions):
     coupling: str = "independent"
 
 
+_BOUNDED: dict[str, Callable[[], Schedule]] = {"rectified": Rectified, "polynomial": Polynomial, "angle": Angle}
+
+
 def flow_matching(schema: Schema, config: FlowMatchingOptions) -> Diffusion:
     """Lipman et al. 2022, arXiv:2210.02747; Tong et al. 2023, arXiv:2302.00482."""
-    offered: dict[str, Callable[[], Schedule]] = {"rectified": Rectified, "polynomial": Polynomial, "angle": Angle}
-    return _build(schema, config, _chosen(config.schedule, "schedule", offered), coupling=config.coupling)
+    return _build(schema, config, _chosen(config.schedule, "schedule", _BOUNDED), coupling=config.coupling)
 
 
 @dataclass(frozen=True)
@@ -251,6 +276,85 @@ class RectifiedFlowOptions(DiffusionOptions):
 def rectified_flow(schema: Schema, config: RectifiedFlowOptions) -> Diffusion:
     """x_t = (1 − t) x_0 + t ε (Liu et al. 2022, arXiv:2209.03003)."""
     return _build(schema, config, Rectified())
+
+
+@dataclass(frozen=True)
+class TransportOptions(NetOptions):
+    """Options of transport from other data, besides those of the network.
+
+    condition_drop: rate of condition dropout, which guidance needs. prediction: v or velocity. times: uniform, logit-normal or
+    mode. schedule: rectified, polynomial or angle. coupling: ot (minibatch optimal transport, within conditions), sinkhorn or
+    independent. sampler: how to sample unless told otherwise. sampling_steps: how many. grid: where the steps are. score_steps:
+    solver steps of codes, 0 for as many as the tolerance needs. tolerance: of each step of these. source_rows: examples kept of
+    the source, as many as it has or can be kept where it is 0.
+    """
+
+    condition_drop: float = 0.1
+    prediction: str = "v"
+    times: str = "uniform"
+    schedule: str = "rectified"
+    coupling: str = "ot"
+    sampler: str = "heun"
+    sampling_steps: int = 30
+    grid: str = "uniform"
+    score_steps: int = 0
+    tolerance: float = 1e-4
+    source_rows: int = 0
+
+
+def transport(schema: Schema, config: TransportOptions) -> Transport:
+    """Tong et al. 2023, arXiv:2302.00482; Liu et al. 2022, arXiv:2209.03003."""
+    if config.source_rows < 1:
+        raise ValueError("transport carries other data to these: name them with source= (--source)")
+    kind = schema.example
+    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: channels)
+    if isinstance(kind, Vector) and not kind.bounds:
+        preprocess = Compose([Standardise(kind.shape)])  # what is near stays near: costs are those of the data's own geometry
+    return Transport(
+        schema,
+        preprocess,
+        net,
+        conditioner,
+        _chosen(config.schedule, "schedule", _BOUNDED),
+        shape,
+        Kept(config.source_rows, kind.shape, torch.uint8 if isinstance(kind, Image) else torch.float64),
+        training=Training(config.prediction, times=config.times, coupling=config.coupling, drop=config.condition_drop),
+        sampling=Sampling(config.sampler, config.sampling_steps, config.grid),
+        solve=_solved(kind, config.score_steps, config.tolerance),
+    )
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions(NetOptions):
+    """Options of consistency models, besides those of the network.
+
+    condition_drop: rate of condition dropout, which guidance needs. prediction: v or velocity. sampling_steps: jumps, unless
+    told otherwise. grid: where they are. intervals: of the grid that is trained on, 0 for more and more of them. scale: of the
+    distance per coordinate below which it is a square.
+    """
+
+    condition_drop: float = 0.1
+    prediction: str = "v"
+    sampling_steps: int = 2
+    grid: str = "uniform"
+    intervals: int = 0
+    scale: float = 0.03
+
+
+def consistency(schema: Schema, config: ConsistencyOptions) -> ConsistencyModel:
+    """Song et al. 2023, arXiv:2303.01469; trained without a teacher as by Song & Dhariwal 2023, arXiv:2310.14189."""
+    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: channels)
+    return ConsistencyModel(
+        schema,
+        preprocess,
+        net,
+        conditioner,
+        shape,
+        training=Training(config.prediction, drop=config.condition_drop),
+        sampling=Sampling("consistency", config.sampling_steps, config.grid),
+        intervals=config.intervals or None,
+        c=config.scale,
+    )
 
 
 @dataclass(frozen=True)

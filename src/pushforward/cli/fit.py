@@ -56,6 +56,8 @@ class Fit(Command):
     """The column a predictor predicts."""
     condition: Columns = ()
     """Columns c of p(x | c), which sample --condition then sets; of images also grey, small:2 and visible, made of x."""
+    source: Annotated[str | None, option("DATA")] = None
+    """What the family transport carries to DATA: examples like those."""
     out: Annotated[str | None, option("RUN", "out")] = None
     """Folder of the run (default: runs/DATA-FAMILY, numbered when taken)."""
     resume: Flag = False
@@ -88,13 +90,14 @@ class Fit(Command):
             raise UsageError("give --steps or --minutes, not both")
         config = fam.configure(self._own(fam))
         run = self._place(fam)
-        apart(self.data, self.out)
+        for read in (self.data, self.source):
+            apart(read, self.out)
         data = open_for(self.data, fam, target=self.target, condition=self.condition or None, **self.reading.options())
         if not self.quiet:
             _announce(data, fam, run)
         how: dict[str, Any] = {"resume": self.resume, "force": self.force, "report": not self.no_report, "quiet": self.quiet}
         try:
-            fitted = fit_data(data, fam, config, training, out=run, **how)
+            fitted = fit_data(data, fam, config, training, source=self.source, out=run, **how)
         except Interrupted as error:
             raise Interrupted(_with_command(str(error), argv, run)) from None
         except KeyboardInterrupt:

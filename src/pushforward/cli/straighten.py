@@ -110,4 +110,5 @@ def _conclude(run: Path, recipe: dict[str, Any]) -> None:
     for head, before, after in rows:
         say(f"{head:<{widths[0]}}  {before:<{widths[1]}}  {after}")
     steps = options["sampling_steps"]
-    say(f"\n{run}: sampled by {options['sampler']} in {steps} step{'s' if steps > 1 else ''} unless told otherwise")
+    way = f"by {options['sampler']} in {steps} step" if "sampler" in options else f"in {steps} jump"
+    say(f"\n{run}: sampled {way}{'s' if steps > 1 else ''} unless told otherwise")

@@ -49,8 +49,10 @@ class Sample(Command):
 
     run: Run
     """The folder that fit wrote."""
-    n: Annotated[int, option("N", "n")] = 64
-    """How many."""
+    n: Annotated[int | None, option("N", "n")] = None
+    """How many (default 64, or one for each row of --start)."""
+    start: Annotated[str | None, option("DATA")] = None
+    """Rows of the source, each of which becomes a sample (transport)."""
     out: Out = None
     """File to write (default: a preview on the terminal, CSV in a pipe; in RUN for images, signals and points)."""
     condition: Annotated[tuple[str, ...], option("NAME=VALUE …")] = ()
@@ -96,7 +98,8 @@ class Sample(Command):
         from pushforward.cli.output import destination, emit, kind_of
 
         condition = pairs(self.condition, "--condition", "label=3") or None
-        names = ("guidance", "guidance_rescale", "steps", "sampler", "grid", "path", "temperature")
+        n = 64 if self.n is None and self.start is None else self.n
+        names = ("guidance", "guidance_rescale", "steps", "sampler", "grid", "path", "temperature", "start")
         chosen: dict[str, Any] = {name: getattr(self, name) for name in names}
         chosen |= {name: number(value, name) for name, value in pairs(self.options, "--options", "eta=0.5").items()}
         if self.guidance_interval:
@@ -112,9 +115,9 @@ class Sample(Command):
         where = destination(self.out, kind, force=self.force, json=self.json, run=run, frames=self.trajectory)
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if self.trajectory is not None:
-            drawn = fitted.trajectory(self.n, frames=self.trajectory, condition=condition, seed=self.seed, **given)
+            drawn = fitted.trajectory(n, frames=self.trajectory, condition=condition, seed=self.seed, **given)
         else:
-            drawn = fitted.sample(self.n, condition=condition, seed=self.seed, precision=self.precision, **given)
+            drawn = fitted.sample(n, condition=condition, seed=self.seed, precision=self.precision, **given)
         about: dict[str, Any] = {"run": str(run), "family": fitted.family.name, "seed": self.seed, "condition": condition}
         emit(drawn, where, schema=fitted.schema, **about)
         return 0

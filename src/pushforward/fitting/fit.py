@@ -21,6 +21,7 @@ from pushforward.core.schema import ColumnKind, Table
 from pushforward.data.bounds import Ends
 from pushforward.data.dataset import Data, Rows, Splits
 from pushforward.data.sources import open_data
+from pushforward.fitting.carried import configured, keep, open_source
 from pushforward.fitting.distributed import Processes, reproducible, resolve_precision, world
 from pushforward.fitting.files import apart, read_json, write_json, writing_failed
 from pushforward.fitting.fitted import Fitted
@@ -75,6 +76,7 @@ def fit(
     *,
     target: str | None = None,
     condition: str | Sequence[str] | None = None,
+    source: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -92,11 +94,11 @@ def fit(
     """Learn a distribution from ``data``.
 
     ``data`` is anything open_data takes; ``family_name`` one of the catalog. ``target`` is what a predictor predicts,
-    ``condition`` the columns c of p(x | c). ``bounds`` such as {"price": (0, None)} say what numbers can be: every sample is
-    within them. ``kind`` says whether the rows of an array are vectors, images, signals or points. With ``out`` the run is
-    kept in that folder: recipe, weights, metrics, checkpoints and, with ``report``, evaluation, samples and report.html;
-    ``resume`` goes on from its newest checkpoint. ``callback`` gets a Record after each validation and stops the fit by
-    returning False. Further options are the trainer's
+    ``condition`` the columns c of p(x | c), ``source`` the data that the family transport carries to these. ``bounds`` such as
+    {"price": (0, None)} say what numbers can be: every sample is within them. ``kind`` says whether the rows of an array are
+    vectors, images, signals or points. With ``out`` the run is kept in that folder: recipe, weights, metrics, checkpoints and,
+    with ``report``, evaluation, samples and report.html; ``resume`` goes on from its newest checkpoint. ``callback`` gets a
+    Record after each validation and stops the fit by returning False. Further options are the trainer's
     (fitting.options.Training: steps, minutes, batch_size, seed, device, precision, …) and the family's own.
     Raises PushforwardError in one clear line.
     """
@@ -107,9 +109,8 @@ def fit(
     how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length, "kind": kind}
     apart(data, out)
     opened = open_for(data, fam, target=target, condition=condition, **how)
-    return fit_data(
-        opened, fam, config, training, out=out, resume=resume, force=force, report=report, callback=callback, quiet=quiet
-    )
+    saving: dict[str, Any] = {"out": out, "resume": resume, "force": force, "report": report}
+    return fit_data(opened, fam, config, training, source=source, callback=callback, quiet=quiet, **saving)
 
 
 def training_from(given: Mapping[str, Any]) -> Training:
@@ -126,6 +127,7 @@ def fit_data(
     training: Training,
     *,
     splits: Splits | None = None,
+    source: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -135,10 +137,13 @@ def fit_data(
 ) -> Fitted:
     """As ``fit``, for data that are open already."""
     fam.check(data.schema)
+    other = open_source(source, data.schema, fam)
+    config = configured(config, other)
     splits = splits or data.split(training.seed)
     training = sized(training, fam, len(splits.train), world()[1])
     with reproducible(mix(training.seed, 0x1417)):
         model = fam.build(data.schema, config)
+    notes = (*data.notes, *keep(model, other, training.seed))
     training, processes = placed(training, model)
     run = Path(out) if out is not None else None
     recipe = make_recipe(
@@ -150,7 +155,7 @@ def fit_data(
         data={
             "name": data.name,
             "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
-            "notes": list(data.notes),
+            "notes": list(notes),
         },
         parameters=count(model),
         versions=versions(),

@@ -22,6 +22,7 @@ from pushforward.core.model import Completes, Encodes, Interpolates, Model, Pred
 from pushforward.core.random import Draws, mix
 from pushforward.core.schema import Image, Schema, Tokens
 from pushforward.data.dataset import Data, Rows
+from pushforward.fitting.carried import starting
 from pushforward.fitting.chunks import Run, chunk_size, in_chunks
 from pushforward.fitting.conditions import condition_codes, told_visible
 from pushforward.fitting.gaps import fill, missing_codes, seen_in
@@ -106,7 +107,7 @@ class Fitted:
 
     def sample_rows(
         self,
-        n: int,
+        n: int | None = None,
         *,
         condition: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -117,9 +118,10 @@ class Fitted:
         """As ``sample``, as codes."""
         self._able("sample", Samples)
         assert isinstance(self.model, Samples)
-        if n < 1:
+        if n is not None and n < 1:
             raise RecipeError(f"the number of samples must be at least 1, found {n}")
         self.check_options(options)
+        n, options = starting(self, n, options)
         condition, own = steering(self, condition, n, seed, options)
         codes = self.conditions(condition, n, seed)
         size, parts = self._chunk(chunk), []
@@ -157,7 +159,7 @@ class Fitted:
 
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
         condition: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -165,18 +167,19 @@ class Fitted:
         precision: str = "float32",
         **options: Any,
     ) -> Any:
-        """``n`` new examples in the user's type.
+        """``n`` new examples in the user's type, by default one.
 
         ``condition`` {name: value or n values}: a number, a category, a text, an array, or a picture of any size (an array or
         Pillow's). ``options`` are the family's: temperature; or guidance, guidance_interval, guidance_rescale, steps, sampler,
-        grid, path and the sampler's own, and a ``classifier`` or a ``weak`` model to guide by.
+        grid, path and the sampler's own, and a ``classifier`` or a ``weak`` model to guide by; of transport ``start``, rows of
+        its source of which each becomes a sample.
         ``precision`` bf16 computes networks in bfloat16, up to twice as fast for images. Raises Unsupported where the family
         cannot sample.
         """
         rows = self.sample_rows(n, condition=condition, seed=seed, chunk=chunk, precision=precision, **options)
         return self.decode(rows)
 
-    def trajectory(self, n: int = 8, *, frames: int = 8, **how: Any) -> Any:
+    def trajectory(self, n: int | None = None, *, frames: int = 8, **how: Any) -> Any:
         """The way from noise to ``n`` samples, ``frames`` of each one after the other, in the user's type
         (fitting/steering)."""
         return self.decode(trajectory(self, n, frames=frames, **how))

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pushforward.core.errors import RecipeError, Unsupported
 from pushforward.core.model import Model
 from pushforward.core.random import Draws, mix
 from pushforward.data.dataset import Rows
+from pushforward.fitting.carried import starting
 from pushforward.fitting.conditions import condition_codes
 from pushforward.fitting.loop import place
 from pushforward.guidance.classifier import steered
@@ -32,16 +34,16 @@ def steering(
     data.
     """
     given = dict(options)
-    weak, classifier = given.pop("weak", None), given.pop("classifier", None)
+    weak, classifier, first = given.pop("weak", None), given.pop("classifier", None), given.pop("start", None)
     if weak is not None:
         _same_data(fitted.model, weak.model, "weak model")
         given["weak"] = weak.model
     if classifier is None:
-        return condition, lambda start, stop: given
+        return condition, lambda start, stop: given | _part(first, start, stop, fitted)
     target = classifier.schema.target
     if not hasattr(classifier.model, "log_likelihood"):
         raise RecipeError(f"{classifier.family.name} knows nothing of noisy data: fit the family noisy-classifier")
-    if not hasattr(fitted.model, "denoiser"):
+    if not hasattr(fitted.model, "denoiser") or fitted.family.source_data:  # whose levels are none of noise
         raise Unsupported(f"{fitted.family.name} cannot be steered by a classifier: ddpm, score-sde, edm, rectified-flow … can")
     if condition is None or target.name not in condition:
         raise RecipeError(
@@ -62,6 +64,11 @@ def steering(
     return rest or None, of
 
 
+def _part(first: Tensor | None, start: int, stop: int, fitted: Fitted) -> dict[str, Tensor]:
+    """The rows of the source that these samples start from, where they are given."""
+    return {} if first is None else {"start": place(first[start:stop], fitted.device)}
+
+
 def _same_data(model: Model, other: Model, what: str) -> None:
     """Both must look at the data through the same preprocessing."""
     mine, theirs = (getattr(m, "preprocess", None) for m in (model, other))
@@ -75,7 +82,7 @@ def _same_data(model: Model, other: Model, what: str) -> None:
 
 def trajectory(
     fitted: Fitted,
-    n: int = 8,
+    n: int | None = None,
     *,
     frames: int = 8,
     condition: Mapping[str, Any] | None = None,
@@ -83,8 +90,8 @@ def trajectory(
     guess: bool = False,
     **options: Any,
 ) -> Rows:
-    """The way from noise to ``n`` samples as codes: ``frames`` of the first, then those of the second, …, as evenly in steps as
-    can be. A frame is the state brought to variance 1, or with ``guess`` what the model takes the data for.
+    """The way from noise to ``n`` samples, by default 8, as codes: ``frames`` of the first, then those of the second, …, as
+    evenly in steps as can be. A frame is the state brought to variance 1, or with ``guess`` what the model takes the data for.
 
     Raises Unsupported where the family has no such way.
     """
@@ -94,10 +101,11 @@ def trajectory(
     if frames < 2:
         raise RecipeError(f"frames must be at least 2, found {frames}: both ends are among them")
     fitted.check_options(options)
+    n, options = starting(fitted, 8 if n is None and options.get("start") is None else n, options)
     own, of = steering(fitted, condition, n, seed, options)
     codes = fitted.conditions(own, n, seed)
     given = {name: place(code, fitted.device) for name, code in codes.items()} if codes else None
-    seen: list[torch.Tensor] = []
+    seen: list[Tensor] = []
     with torch.no_grad():
         draws = Draws(mix(seed, 0x5A), 0, n, n, fitted.device)
         chosen = of(0, n)

@@ -39,12 +39,17 @@ from pushforward.fitting.loop import Callback, Job, place
 from pushforward.fitting.options import Training, split_options
 from pushforward.fitting.progress import Progress
 from pushforward.fitting.recipe import make_recipe
+from pushforward.models.consistency import ConsistencyModel
 from pushforward.models.diffusion import Diffusion
+from pushforward.models.path import PathModel
 from pushforward.models.straighten import Consistency, Reflow, jump_cost, straightness
 from pushforward.paths.schedule import Rectified
 
 Method = Literal["reflow", "consistency"]
-METHODS: Mapping[str, tuple[str, int]] = {"reflow": ("euler", 4), "consistency": ("consistency", 1)}  # how each is sampled
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # the student's family, and how it is sampled
+    "reflow": ("rectified-flow", {"sampler": "euler", "sampling_steps": 4}),
+    "consistency": ("consistency", {"sampling_steps": 1}),
+}
 # what is learned at t must first be learned at s: long in vain; and a validation costs as much as a few steps
 _LIKES: Mapping[str, Mapping[str, Any]] = {"consistency": {"patience": 0, "validate": 10}}
 _PAIRS, _MEASURE = 0x9A125, 0x57A1  # streams of the seed
@@ -71,8 +76,7 @@ def straighten(
 
     ``method`` "reflow" fits it ``rounds`` times to ``pairs`` pairs of noise and data that the flow of the model before
     connects; conditions are those of rows of ``data``, or of the rows that ``fitted`` kept. "consistency" trains on ``data``,
-    or on as many samples of ``fitted``, and gives a model that is to be sampled in one step or two, as it does unless told
-    otherwise: what it scores and encodes is the flow that its network would be the velocity of, another distribution.
+    or on as many samples of ``fitted``, and gives a model of the family consistency, which samples in one step or two.
     ``out``, ``force`` and ``callback`` are as in fit; with ``data`` and ``report`` a reflowed run is evaluated. ``options`` are
     the trainer's, steps and minutes those of each round; nothing can be resumed. ``recipe["straightened"]`` says from what, and
     how straight the flow was before and is now.
@@ -83,7 +87,7 @@ def straighten(
     apart(data, out)
     opened = fitted.open(data) if data is not None else None
     splits = opened.split(fitted.recipe.get("seed", 0)) if opened is not None else None
-    fam, began = family("rectified-flow"), time.monotonic()
+    fam, began = family(METHODS[method][0]), time.monotonic()
     training, processes = placed(sized(asked, fam, len(splits.train) if splits else pairs, world()[1]), teacher)
     quiet = quiet or not processes.main
     run = Path(out).expanduser() if out is not None else None
@@ -92,14 +96,14 @@ def straighten(
             make_room(run, force)
         processes.barrier()
     teacher = copy.deepcopy(teacher).to(processes.device).eval()
-    config = fam.configure(_settings(fitted, teacher, method))
+    config = fam.configure(_settings(fitted, teacher, fam, method))
     source = splits.train.sample(pairs, training.seed) if splits else None
     before = _measured(fitted, teacher, source, training.seed)
     for k in range(rounds):
         seed = mix(training.seed, _PAIRS, k)
         with reproducible(mix(training.seed, 0x1417, k)):
             student = _student(fam, fitted.schema, config, teacher)
-        model: Model = Reflow(student) if method == "reflow" else Consistency(student, teacher)
+        model: Model = Consistency(student, teacher) if isinstance(student, ConsistencyModel) else Reflow(student)
         title = f"{method} {k + 1} of {rounds}" if rounds > 1 else method
         if method == "reflow":
             found = _pairs(fitted, teacher, source, pairs, seed, Progress(f"pairs of {title}", quiet=quiet))
@@ -107,7 +111,9 @@ def straighten(
         else:
             train, held = (splits.train, splits.validation) if splits else _held(_drawn(fitted, pairs, seed))
         history = _train(model, train, held, training, processes, run, callback, Progress(title, quiet=quiet))
-        teacher = student.eval()
+        student.eval()
+        if isinstance(student, Diffusion):  # then another round may follow
+            teacher = student
     recipe = make_recipe(
         fam,
         config,
@@ -147,7 +153,7 @@ def straighten(
 def _checked(fitted: Fitted, method: str, rounds: int, pairs: int) -> Diffusion:
     """The model of ``fitted``. Raises Unsupported and RecipeError."""
     if not isinstance(fitted.model, Diffusion):
-        able = [f.name for f in FAMILIES.values() if f.place.startswith("diffusion:") and "sample" in f.verbs]
+        able = [f.name for f in FAMILIES.values() if f.place.startswith("diffusion:") and "score" in f.verbs]
         raise Unsupported(f"{fitted.family.name} has no flow to straighten; {', '.join(able)} have")
     if method not in METHODS:
         raise RecipeError(f"method is {' or '.join(METHODS)}, found {method!r}")
@@ -163,24 +169,19 @@ def _checked(fitted: Fitted, method: str, rounds: int, pairs: int) -> Diffusion:
 # the student
 
 
-def _settings(fitted: Fitted, teacher: Diffusion, method: str) -> dict[str, Any]:
-    """Options of the rectified flow that has the teacher's architecture."""
+def _settings(fitted: Fitted, teacher: Diffusion, fam: Family, method: str) -> dict[str, Any]:
+    """Options of the student that has the teacher's architecture."""
     given = fitted.recipe.get("options", {})
-    shared = {f.name for f in fields(family("rectified-flow").options)} - set(_ANEW)
-    sampler, steps = METHODS[method]
+    shared = {f.name for f in fields(fam.options)} - set(_ANEW)
     own = teacher.learning.prediction
     kept = own if own == "velocity" and type(teacher.schedule) is Rectified else "v"
-    return {n: v for n, v in given.items() if n in shared} | {
-        "prediction": kept,
-        "sampler": sampler,
-        "sampling_steps": steps,
-    }
+    return {n: v for n, v in given.items() if n in shared} | {"prediction": kept, **METHODS[method][1]}
 
 
-def _student(fam: Family, schema: Schema, config: Any, teacher: Diffusion) -> Diffusion:
+def _student(fam: Family, schema: Schema, config: Any, teacher: Diffusion) -> Diffusion | ConsistencyModel:
     """The untrained student, with all that it can take over from its teacher."""
     student = fam.build(schema, config)
-    assert isinstance(student, Diffusion)
+    assert isinstance(student, (Diffusion, ConsistencyModel))
     student.preprocess.load_state_dict(teacher.preprocess.state_dict())
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
     if student.learning.prediction == teacher.learning.prediction:
@@ -268,7 +269,7 @@ def _data_of(fitted: Fitted, splits: Splits | None, train: Data, held: Data, met
 
 
 def _measured(
-    fitted: Fitted, model: Diffusion, source: Rows | None, seed: int, method: str = "reflow"
+    fitted: Fitted, model: PathModel, source: Rows | None, seed: int, method: str = "reflow"
 ) -> dict[str, float | None]:
     """Straightness and transport cost, per coordinate, with their standard errors; of a consistency function the cost of its
     one jump, as its paths are none that it is sampled along."""

@@ -19,7 +19,7 @@ from numba import carray, cfunc, njit, types
 from torch import Tensor
 
 from pushforward.kernels.lanes import F, lane_loops
-from pushforward.kernels.norm import exp, halves, like, wide
+from pushforward.kernels.norm import HALF, exp, like, numbers_like, wide
 from pushforward.kernels.product import GROUP, product, transpose
 from pushforward.kernels.threads import FIRST, TASK, floats, numbers_at, opened, run, take, threads
 
@@ -28,7 +28,7 @@ _W, _GROUP = U(64), U(GROUP)
 _flags = numbers_at(types.uint8, ir.IntType(8))
 
 # the table: examples, heads, queries, keys, numbers of a head; addresses of the mask (0 for none) and of what is known of each
-# query; then of each array its address and the strides of examples, heads and places
+# query; then of each array its address, the bytes from one example and head to the next, and the numbers to the next place
 _SIZES, _MASK, _KNOWN, _ARRAYS = FIRST, FIRST + 5, FIRST + 6, FIRST + 7
 
 
@@ -201,10 +201,10 @@ def _room(t: Any) -> Any:
 
 
 @njit(inline="always")
-def _place(t: Any, array: Any, example: Any, head: Any, width: Any) -> Any:
-    """The address of a head of an array, whose numbers have ``width`` bytes."""
+def _head(t: Any, array: Any, example: Any, head: Any, kind: Any) -> Any:
+    """A head of an array, its end not looked at."""
     at = _ARRAYS + 4 * array
-    return t[at] + width * (example * t[at + 1] + head * t[at + 2])
+    return carray(numbers_like(t[at] + example * t[at + 1] + head * t[at + 2], kind), 1)
 
 
 @njit(inline="always")
@@ -214,82 +214,59 @@ def _step(t: Any, array: Any) -> Any:
 
 @njit(inline="always")
 def _common(t: Any, item: Any) -> Any:
-    """Example and head of an item, sizes, mask and what is known."""
+    """Example and head of an item; mask and what is known of it, sizes and scale."""
     heads, queries, keys, size = t[_SIZES + 1], t[_SIZES + 2], t[_SIZES + 3], t[_SIZES + 4]
     example, head = item // heads, item % heads
     mask = carray(_flags(t[_MASK] + example * keys), keys)
     known = carray(floats(t[_KNOWN] + 8 * item * queries), 2 * queries)
-    return example, head, (U(queries), U(keys), U(size)), mask, t[_MASK] != 0, known, F(1.0) / np.sqrt(F(size))
+    return example, head, (mask, t[_MASK] != 0, known, (U(queries), U(keys), U(size)), F(1.0) / np.sqrt(F(size)))
+
+
+@njit(inline="always")
+def _every_forward(table: Any, kind: Any) -> None:
+    t, part = opened(table), take(table)
+    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
+    steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3))
+    while part < t[1]:
+        for item in range(items * part // t[1], items * (part + 1) // t[1]):
+            b, h, rest = _common(t, item)
+            q, k, v, o = _head(t, 0, b, h, kind), _head(t, 1, b, h, kind), _head(t, 2, b, h, kind), _head(t, 3, b, h, kind)
+            _forward(q, k, v, o, steps, *rest, room)
+        part = take(table)
+
+
+@njit(inline="always")
+def _every_backward(table: Any, kind: Any) -> None:
+    t, part = opened(table), take(table)
+    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
+    steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3), _step(t, 4), _step(t, 5), _step(t, 6))
+    while part < t[1]:
+        for item in range(items * part // t[1], items * (part + 1) // t[1]):
+            b, h, rest = _common(t, item)
+            q, k, v, g = _head(t, 0, b, h, kind), _head(t, 1, b, h, kind), _head(t, 2, b, h, kind), _head(t, 3, b, h, kind)
+            gq, gk, gv = _head(t, 4, b, h, kind), _head(t, 5, b, h, kind), _head(t, 6, b, h, kind)
+            _backward(q, k, v, g, gq, gk, gv, steps, *rest, room)
+        part = take(table)
 
 
 @cfunc(TASK, cache=True)
 def _forwards(table: Any) -> None:
-    t, part = opened(table), take(table)
-    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
-    while part < t[1]:
-        for item in range(items * part // t[1], items * (part + 1) // t[1]):
-            example, head, sizes, mask, hidden, known, scale = _common(t, item)
-            q = carray(floats(_place(t, 0, example, head, 4)), 1)
-            k = carray(floats(_place(t, 1, example, head, 4)), 1)
-            v = carray(floats(_place(t, 2, example, head, 4)), 1)
-            o = carray(floats(_place(t, 3, example, head, 4)), 1)
-            steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3))
-            _forward(q, k, v, o, steps, mask, hidden, known, sizes, scale, room)
-        part = take(table)
+    _every_forward(table, F(0))
 
 
 @cfunc(TASK, cache=True)
 def _forwards_half(table: Any) -> None:
-    t, part = opened(table), take(table)
-    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
-    while part < t[1]:
-        for item in range(items * part // t[1], items * (part + 1) // t[1]):
-            example, head, sizes, mask, hidden, known, scale = _common(t, item)
-            q = carray(halves(_place(t, 0, example, head, 2)), 1)
-            k = carray(halves(_place(t, 1, example, head, 2)), 1)
-            v = carray(halves(_place(t, 2, example, head, 2)), 1)
-            o = carray(halves(_place(t, 3, example, head, 2)), 1)
-            steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3))
-            _forward(q, k, v, o, steps, mask, hidden, known, sizes, scale, room)
-        part = take(table)
+    _every_forward(table, HALF(0))
 
 
 @cfunc(TASK, cache=True)
 def _backwards(table: Any) -> None:
-    t, part = opened(table), take(table)
-    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
-    while part < t[1]:
-        for item in range(items * part // t[1], items * (part + 1) // t[1]):
-            example, head, sizes, mask, hidden, known, scale = _common(t, item)
-            q = carray(floats(_place(t, 0, example, head, 4)), 1)
-            k = carray(floats(_place(t, 1, example, head, 4)), 1)
-            v = carray(floats(_place(t, 2, example, head, 4)), 1)
-            g = carray(floats(_place(t, 3, example, head, 4)), 1)
-            gq = carray(floats(_place(t, 4, example, head, 4)), 1)
-            gk = carray(floats(_place(t, 5, example, head, 4)), 1)
-            gv = carray(floats(_place(t, 6, example, head, 4)), 1)
-            steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3), _step(t, 4), _step(t, 5), _step(t, 6))
-            _backward(q, k, v, g, gq, gk, gv, steps, mask, hidden, known, sizes, scale, room)
-        part = take(table)
+    _every_backward(table, F(0))
 
 
 @cfunc(TASK, cache=True)
 def _backwards_half(table: Any) -> None:
-    t, part = opened(table), take(table)
-    items, room = t[_SIZES] * t[_SIZES + 1], _room(t)
-    while part < t[1]:
-        for item in range(items * part // t[1], items * (part + 1) // t[1]):
-            example, head, sizes, mask, hidden, known, scale = _common(t, item)
-            q = carray(halves(_place(t, 0, example, head, 2)), 1)
-            k = carray(halves(_place(t, 1, example, head, 2)), 1)
-            v = carray(halves(_place(t, 2, example, head, 2)), 1)
-            g = carray(halves(_place(t, 3, example, head, 2)), 1)
-            gq = carray(halves(_place(t, 4, example, head, 2)), 1)
-            gk = carray(halves(_place(t, 5, example, head, 2)), 1)
-            gv = carray(halves(_place(t, 6, example, head, 2)), 1)
-            steps = (_step(t, 0), _step(t, 1), _step(t, 2), _step(t, 3), _step(t, 4), _step(t, 5), _step(t, 6))
-            _backward(q, k, v, g, gq, gk, gv, steps, mask, hidden, known, sizes, scale, room)
-        part = take(table)
+    _every_backward(table, HALF(0))
 
 
 def _run(whole: Any, half: Any, arrays: tuple[Tensor, ...], mask: Tensor | None, known: Tensor) -> None:
@@ -298,7 +275,8 @@ def _run(whole: Any, half: Any, arrays: tuple[Tensor, ...], mask: Tensor | None,
     mask = None if mask is None else mask.contiguous()
     entries = [0, 0, examples, heads, queries, k.shape[2], size, 0 if mask is None else mask.data_ptr(), known.data_ptr()]
     for array in arrays:
-        entries += [array.data_ptr(), *array.stride()[:3]]
+        by_example, by_head, by_place = array.stride()[:3]
+        entries += [array.data_ptr(), by_example * array.element_size(), by_head * array.element_size(), by_place]
     items = examples * heads
     parts = threads(items * queries * k.shape[2] // 20_000)
     # more parts than threads, since one of them may start late

@@ -20,11 +20,23 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from pushforward.kernels.lanes import F, lane_loops
-from pushforward.kernels.threads import TASK, constant, cube, edge, matrix, numbers_at, opened, run_rows, take
+from pushforward.kernels.threads import TASK, constant, cube, edge, matrix, opened, run_rows, take
 
 U = np.uint64
+HALF = np.uint16  # the bits of a bfloat16
 _LONG = U(512)  # numbers of a loop
-halves = numbers_at(types.uint16, ir.IntType(16))
+
+
+def _numbers_like(typing: Any, address: Any, kind: Any) -> Any:
+    """A pointer to the numbers at an address, of the type of ``kind``: float32, or bfloat16 as uint16."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_data_type(signature.return_type))
+
+    return types.CPointer(kind)(types.int64, kind), generate
+
+
+numbers_like: Any = intrinsic(_numbers_like)
 
 
 def _wide(typing: Any, x: Any) -> Any:
@@ -162,14 +174,9 @@ def _forward(
         _repeated(s1, channels, length)
         _repeated(s2, channels, length)
         for at in range(U(0), size, length):
-            count = min(length, size - at)
-            if silu:
-                for i in range(count):
-                    u = wide(x[b, at + i]) * s1[i] + s2[i]
-                    y[b, at + i] = like(u * sigmoid(u), x[b, at + i])
-            else:
-                for i in range(count):
-                    y[b, at + i] = like(wide(x[b, at + i]) * s1[i] + s2[i], x[b, at + i])
+            for i in range(min(length, size - at)):
+                u = wide(x[b, at + i]) * s1[i] + s2[i]
+                y[b, at + i] = like(u * sigmoid(u) if silu else u, x[b, at + i])
 
 
 @njit(**lane_loops)
@@ -206,22 +213,16 @@ def _backward(
             q[i] = F(0.0)
         for at in range(U(0), size, length):
             count = min(length, size - at)
-            if silu:
-                for i in range(count):
-                    n = wide(x[b, at + i]) * r[i] + e[i]
+            for i in range(count):
+                n = wide(x[b, at + i]) * r[i] + e[i]
+                h = wide(g[b, at + i])
+                if silu:  # the compiler makes two loops of this one
                     u = a[i] * n + d[i]
                     share = sigmoid(u)
-                    h = wide(g[b, at + i]) * (share * (F(1.0) + u * (F(1.0) - share)))
-                    kept[at + i] = h
-                    p[i] += h
-                    q[i] += h * n
-            else:
-                for i in range(count):
-                    n = wide(x[b, at + i]) * r[i] + e[i]
-                    h = wide(g[b, at + i])
-                    kept[at + i] = h
-                    p[i] += h
-                    q[i] += h * n
+                    h *= share * (F(1.0) + u * (F(1.0) - share))
+                kept[at + i] = h
+                p[i] += h
+                q[i] += h * n
         for values in (p, q):
             _folded(values, channels, length)
         for group in range(U(groups)):
@@ -245,46 +246,49 @@ def _backward(
 
 
 @njit(inline="always")
-def _half_matrix(t: Any, i: Any) -> Any:
-    from_ = 4 + 4 * i
-    return carray(halves(t[from_]), (t[from_ + 1], t[from_ + 2]))
+def _map(t: Any, i: Any, kind: Any) -> Any:
+    """Array number i, of two dimensions, of numbers like ``kind``."""
+    at = 4 + 4 * i
+    return carray(numbers_like(t[at], kind), (t[at + 1], t[at + 2]))
+
+
+@njit(inline="always")
+def _every_forward(table: Any, kind: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 1), constant(t, 2) > 0)
+        _forward(_map(t, 0, kind), _map(t, 1, kind), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), *where)
+        part = take(table)
+
+
+@njit(inline="always")
+def _every_backward(table: Any, kind: Any) -> None:
+    t, part = opened(table), take(table)
+    while part < t[1]:
+        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 2) > 0)
+        maps = (_map(t, 0, kind), _map(t, 1, kind), _map(t, 2, kind))
+        _backward(*maps, matrix(t, 3), matrix(t, 4), cube(t, 5), cube(t, 6), *where)
+        part = take(table)
 
 
 @cfunc(TASK, cache=True)
 def _forwards(table: Any) -> None:
-    t, part = opened(table), take(table)
-    while part < t[1]:
-        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 1), constant(t, 2) > 0)
-        _forward(matrix(t, 0), matrix(t, 1), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), *where)
-        part = take(table)
+    _every_forward(table, F(0))
 
 
 @cfunc(TASK, cache=True)
 def _forwards_half(table: Any) -> None:
-    t, part = opened(table), take(table)
-    while part < t[1]:
-        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 1), constant(t, 2) > 0)
-        _forward(_half_matrix(t, 0), _half_matrix(t, 1), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), *where)
-        part = take(table)
+    _every_forward(table, HALF(0))
 
 
 @cfunc(TASK, cache=True)
 def _backwards(table: Any) -> None:
-    t, part = opened(table), take(table)
-    while part < t[1]:
-        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 2) > 0)
-        _backward(matrix(t, 0), matrix(t, 1), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), cube(t, 6), *where)
-        part = take(table)
+    _every_backward(table, F(0))
 
 
 @cfunc(TASK, cache=True)
 def _backwards_half(table: Any) -> None:
-    t, part = opened(table), take(table)
-    while part < t[1]:
-        where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 2) > 0)
-        maps = (_half_matrix(t, 0), _half_matrix(t, 1), _half_matrix(t, 2))
-        _backward(*maps, matrix(t, 3), matrix(t, 4), cube(t, 5), cube(t, 6), *where)
-        part = take(table)
+    _every_backward(table, HALF(0))
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,15 +1,16 @@
 """Trained diffusion and flow models made quick: students that need a step or two where their teachers need thirty.
 
-Both kinds of student are a ``Diffusion`` on the rectified path x_t = (1 − t) y + t ε, in the teacher's coordinates y.
+Both kinds of student live on the rectified path x_t = (1 − t) y + t ε, in the teacher's coordinates y.
 
 | model | what the student learns | source |
 |---|---|---|
 | ``Reflow`` | the velocity between pairs (y, ε) that the teacher's own flow connects | Liu et al. 2022, arXiv:2209.03003 |
 | ``Consistency`` | D_θ(x_t, t), the end of the teacher's flow from x_t | Song et al. 2023, arXiv:2303.01469 |
 
-Reflow's student is a flow again, with the same two ends and straighter paths at no higher cost of transport: it samples, scores
-and encodes as any other. It is no longer the model of independent noise, and stochastic samplers and completion, which put
-such noise back, are approximate. A consistency function is to be sampled as one: what its D says as a velocity is another flow.
+Reflow's student is a ``Diffusion``, a flow with the same two ends and straighter paths at no higher cost of transport: it
+samples, scores and encodes as any other. It is no longer the model of independent noise, and stochastic samplers and
+completion, which put such noise back, are approximate. The other is a ``ConsistencyModel``, which samples and nothing else:
+what its D says as a velocity is another flow.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from pushforward.core.schema import Schema, Vector
 from pushforward.core.shapes import over
 from pushforward.metrics import Estimate, mean_with_error
 from pushforward.metrics.straightness import Straightness, straightness_of_rows
+from pushforward.models.consistency import ConsistencyModel
 from pushforward.models.diffusion import Diffusion
+from pushforward.models.path import PathModel
 from pushforward.paths.denoiser import PathVelocity
 from pushforward.paths.schedule import Rectified
 
 _CHECKED = 4  # steps of the teacher in evaluation
-_FIRST = 62  # a quarter of the steps that are trained on the first grid
 
 
 def _rectified(student: Diffusion) -> Diffusion:
@@ -64,60 +66,41 @@ class Reflow(Model):
 
 
 class Consistency(Model):
-    """Distils a copy of ``teacher`` into ``student``, whose D_θ(x, 0) is x whatever the network says:
+    """Distils a copy of ``teacher`` into ``student``, with points x_s that the teacher's flow leads to:
 
-        loss = √(|D_θ(x_t, t) − D_θ⁻(x_s, s)|²/D + c²) − c,    x_s = x_t − (t − s) (v(x_t, t) + v(x̃_s, s))/2
+        x_s = x_t − (t − s) (v(x_t, t) + v(x̃_s, s))/2
 
-    θ⁻ is θ without gradient; (t, s) are neighbours of a grid of even intervals, v the teacher's velocity and x̃_s Euler's guess.
-    A grid of few intervals is learned soon and one of many is exact: they double whenever the steps trained are four times as
-    many, 2 at first, 4 from step 248, 8 from step 992, … unless ``intervals`` says how many. The distance, and θ⁻ without
-    averaging, are those of Song & Dhariwal 2023, arXiv:2310.14189; ``c`` is per coordinate of deviation 1. The student's
-    ``preprocess`` must be the teacher's.
-
-    A student that agrees with itself need not agree with anything else, so that in evaluation the distance is that from
-    D_θ(x_t, t) to where the teacher's flow ends.
+    v is its velocity and x̃_s Euler's guess. The student's ``preprocess`` must be the teacher's. A student that agrees with
+    itself need not agree with anything else, so that in evaluation the distance is that from D_θ(x_t, t) to where the teacher's
+    flow ends.
     """
 
     turns = (Turn("model", ("student",)),)
-    trained: Tensor
 
-    def __init__(self, student: Diffusion, teacher: Diffusion, *, intervals: int | None = None, c: float = 0.03) -> None:
+    def __init__(self, student: ConsistencyModel, teacher: Diffusion) -> None:
         super().__init__(student.schema)
-        if (intervals is not None and intervals < 1) or not c > 0:
-            raise ValueError(f"found {intervals} intervals and c = {c}: expected 1 or more, and a number above 0")
-        self.student, self.teacher = _rectified(student), copy.deepcopy(teacher).requires_grad_(False)
-        self.fixed, self.c = intervals, c
-        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def intervals(self) -> int:
-        """Those of the grid now."""
-        return self.fixed or 2 << (max(int(self.trained) // _FIRST, 1).bit_length() - 1) // 2
+        self.student, self.teacher = student, copy.deepcopy(teacher).requires_grad_(False)
 
     def after_step(self, turn: str) -> None:
-        self.trained += 1
+        self.student.after_step(turn)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         student, draws = self.student, batch.draws
         y = student.preprocess.pull(batch.x, None, draws)[0].to(student.dtype)
-        t = draws.stratified(dtype=torch.float64)
-        if self.training:
-            n = self.intervals
-            t, s = ((t * n).floor() + 1) / n, (t * n).floor() / n
+        t, s = student.neighbours(draws) if self.training else (draws.stratified(dtype=torch.float64), None)
         noise = draws.normal(*student.shape, dtype=y.dtype)
         alpha, sigma = (over(v.to(y.dtype), y) for v in (1 - t, t))
         x = alpha * y + sigma * noise
         told = (batch.condition or None, len(y), student.dropped(draws))
         denoiser, velocity = student.denoiser(*told), self.teacher.denoiser(*told).velocity(student.schedule)
         with torch.no_grad():
-            if self.training:
+            if s is not None:
                 target = denoiser.pair(_heun(velocity, x, t, s), s)[0]
             else:
                 target = x
                 for k in range(_CHECKED):
                     target = _heun(velocity, target, t * (1 - k / _CHECKED), t * (1 - (k + 1) / _CHECKED))
-        apart = (denoiser.pair(x, t)[0] - target).square().flatten(1).mean(1)
-        return {"loss": (apart + self.c**2).sqrt() - self.c}
+        return {"loss": student.apart(denoiser.pair(x, t)[0], target)}
 
 
 def _heun(velocity: PathVelocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -127,7 +110,7 @@ def _heun(velocity: PathVelocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 def straightness(
-    model: Diffusion, n: int, draws: Draws, steps: int = 50, *, condition: Condition | None = None
+    model: PathModel, n: int, draws: Draws, steps: int = 50, *, condition: Condition | None = None
 ) -> Straightness:
     """Of the paths of the model's flow from ``n`` points of noise, in coordinates of variance 1 and in the time of the
     rectified path, whatever the schedule it was trained on."""
@@ -136,7 +119,7 @@ def straightness(
 
 
 @torch.no_grad()
-def jump_cost(model: Diffusion, n: int, draws: Draws, *, condition: Condition | None = None) -> Estimate:
+def jump_cost(model: PathModel, n: int, draws: Draws, *, condition: Condition | None = None) -> Estimate:
     """E |ε − D(ε, 1)|² per coordinate: the cost of transport of a consistency function in one step."""
     noise = draws.normal(*model.shape, dtype=model.dtype)
     apart = noise - model.denoiser(condition, n)(noise, 0.0, 1.0)

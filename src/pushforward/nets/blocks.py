@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
-from pushforward.nets.attention import attend, written
+from pushforward.nets.attention import attend
 from pushforward.nets.common import zeroed
-from pushforward.nets.norm import GroupNorm, as_it_runs
+from pushforward.nets.norm import GroupNorm
 
 
 class ResidualBlock(nn.Module):
@@ -51,49 +48,6 @@ class ResidualBlock(nn.Module):
         return self.second(h).add_(self.skip(x))
 
 
-_NARROW, _MANY = 32, 1024  # heads up to which, and keys up to which, our kernel is the quickest
-
-
-def _mixed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``attend``, by a kernel of ours for narrow heads over few places."""
-    suits = value.device.type == "cpu" and value.shape[-1] <= _NARROW and value.shape[-2] <= _MANY and as_it_runs()
-    if not suits or query.dtype != value.dtype or value.dtype not in (torch.float32, torch.bfloat16):
-        return attend(query, key, value, mask)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)):
-        return _Mixed.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
-    from pushforward.kernels import attention
-
-    return attention.forward(query, key, value, mask)[0]
-
-
-class _Mixed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        from pushforward.kernels import attention
-
-        mixed, known = attention.forward(query, key, value, mask)
-        ctx.save_for_backward(query, key, value, mask, known)
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from pushforward.kernels import attention
-
-        (g,) = gradients
-        query, key, value, mask, known = ctx.saved_tensors
-        again = torch.is_grad_enabled()
-        if not again and torch._C._has_storage(g):
-            return *attention.backward(query, key, value, mask, known, g.to(value.dtype)), None
-        # a gradient that will be differentiated again, or many at once, is made of operations that can be
-        if not again:
-            query, key, value = (t.detach().requires_grad_() for t in (query, key, value))
-        given = (query, key, value)
-        wanted = [t for t in given if t.requires_grad]
-        with torch.enable_grad():
-            found = iter(torch.autograd.grad(written(query, key, value, mask), wanted, g, create_graph=again))
-        return *(next(found) if t.requires_grad else None for t in given), None
-
-
 class Attention(nn.Module):
     """Attention of the places of a feature map (B, channels, H, W), with a skip; starts as the identity.
 
@@ -116,5 +70,5 @@ class Attention(nn.Module):
         query = self.query(places).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         pair = self.pair(places if tokens is None else tokens).unflatten(-1, (2, self.heads, -1))
         key, value = pair.permute(2, 0, 3, 1, 4)
-        mixed = _mixed(query, key, value, mask)
+        mixed = attend(query, key, value, mask)
         return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])

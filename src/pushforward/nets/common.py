@@ -1,9 +1,10 @@
-"""What several nets need: activations by name, the context vector, a zero start."""
+"""What several nets need: activations by name, what they see of a context, a zero start."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from pushforward.core.context import Context
@@ -36,6 +37,18 @@ def context_vector(context: Context | None, size: int) -> Tensor | None:
     if found != size:
         raise ValueError(f"found a context vector of width {found}: this net was built for width {size}")
     return vector if size else None
+
+
+def context_tokens(context: Context | None, size: int) -> tuple[Tensor | None, Tensor | None]:
+    """``context.tokens`` (B, T, size) and the mask (B, T) that goes with them; ValueError as in ``context_vector``."""
+    tokens, mask = (None, None) if context is None else (context.tokens, context.mask)
+    found = 0 if tokens is None else tokens.shape[-1]
+    if found != size:
+        raise ValueError(f"found context tokens of width {found}: this net was built for width {size}")
+    if mask is not None and (tokens is None or mask.dtype != torch.bool or mask.shape != tokens.shape[:2]):
+        given = "no tokens" if tokens is None else f"tokens of shape {tuple(tokens.shape)}"
+        raise ValueError(f"found a mask of {mask.dtype} of shape {tuple(mask.shape)} for {given}: expected bool (B, T)")
+    return tokens, mask
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -18,16 +18,22 @@ zero function. ``checkpoint`` computes the blocks again on the way back instead 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pushforward.core.context import Context
-from pushforward.core.shapes import over
 from pushforward.nets.attention import attend
-from pushforward.nets.common import context_vector, zeroed
-from pushforward.nets.embed import TimeEmbedding, sinusoids
+from pushforward.nets.common import context_tokens, zeroed
+from pushforward.nets.embed import Steering, sinusoids
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_WIDTH = 128
 
 
 class RMSNorm(nn.Module):
@@ -87,6 +93,19 @@ class Block(nn.Module):
         return h
 
 
+class Sizes(TypedDict, total=False):
+    """What every net below takes besides its own options, as ``Trunk`` has it."""
+
+    width: int
+    depth: int
+    heads: int
+    context: int
+    tokens: int
+    time: bool
+    zero_last: bool
+    checkpoint: bool
+
+
 class Trunk(nn.Module):
     """What the nets below share: (B, N, inputs) to (B, N, outputs), with everything but positions and patches.
 
@@ -99,9 +118,9 @@ class Trunk(nn.Module):
         inputs: int,
         outputs: int,
         *,
-        width: int,
-        depth: int,
-        heads: int,
+        width: int = _WIDTH,
+        depth: int = 4,
+        heads: int = 4,
         context: int = 0,
         tokens: int = 0,
         time: bool = True,
@@ -112,9 +131,8 @@ class Trunk(nn.Module):
         if width % heads:
             raise ValueError(f"found width {width} and {heads} heads: the heads must divide the width")
         embedding = width if time or context else 0
-        self.width, self.context, self.tokens, self.checkpoint = width, context, tokens, checkpoint
-        self.time = TimeEmbedding(embedding) if time else None
-        self.from_context = nn.Linear(context, embedding, bias=not time) if context else None
+        self.width, self.tokens, self.checkpoint = width, tokens, checkpoint
+        self.steering = Steering(embedding, context=context, time=time)
         self.first = nn.Linear(inputs, width) if inputs else nn.Identity()
         self.blocks = nn.ModuleList(Block(width, heads, embedding, tokens) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=not embedding)
@@ -123,30 +141,10 @@ class Trunk(nn.Module):
         if zero_last:
             zeroed(self.last)
 
-    def _embedding(self, x: Tensor, t: Tensor | None, context: Context | None) -> Tensor | None:
-        """Time and context as one vector (B, embedding), or None where the net takes neither."""
-        vector = context_vector(context, self.context)
-        if (t is None) != (self.time is None):
-            found = "no times" if t is None else f"times of shape {tuple(t.shape)}"
-            raise ValueError(f"found {found}: this net was built with time={self.time is not None}")
-        parts = []
-        if self.time is not None and t is not None:
-            parts.append(self.time(over(t, x).flatten()))
-        if self.from_context is not None and vector is not None:
-            parts.append(self.from_context(vector))
-        return F.silu(sum(parts[1:], parts[0])) if parts else None
-
-    def _looked_at(self, context: Context | None) -> tuple[Tensor | None, Tensor | None]:
-        tokens = None if context is None else context.tokens
-        found = 0 if tokens is None else tokens.shape[-1]
-        if found != self.tokens:
-            raise ValueError(f"found context tokens of width {found}: this net was built for width {self.tokens}")
-        return tokens, None if context is None or tokens is None else context.mask
-
     def forward(self, x: Tensor, t: Tensor | None, context: Context | None, positions: Tensor | None = None) -> Tensor:
         """x (B, N, inputs) and ``positions`` (N, width), if there are any."""
-        embedding = self._embedding(x, t, context)
-        tokens, mask = self._looked_at(context)
+        embedding = self.steering(x, t, context)
+        tokens, mask = context_tokens(context, self.tokens)
         h = self.first(x)
         if positions is not None:
             h = h + positions.to(h.dtype)
@@ -185,26 +183,16 @@ class DiT(nn.Module):
         outputs: int,
         *,
         patch: int = 2,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        context: int = 0,
-        tokens: int = 0,
         spatial: int = 0,
-        time: bool = True,
         dims: int = 2,
-        zero_last: bool = True,
-        checkpoint: bool = False,
+        **sizes: Unpack[Sizes],
     ) -> None:
         super().__init__()
         if dims not in (1, 2):
             raise ValueError(f"found {dims} dims: expected 1 (signals) or 2 (images)")
         self.channels, self.outputs, self.patch, self.dims, self.spatial = channels, outputs, patch, dims, spatial
-        shared = {"width": width, "depth": depth, "heads": heads, "context": context, "tokens": tokens}
         size = patch**dims
-        self.trunk = Trunk(
-            (channels + spatial) * size, outputs * size, **shared, time=time, zero_last=zero_last, checkpoint=checkpoint
-        )
+        self.trunk = Trunk((channels + spatial) * size, outputs * size, **sizes)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Context | None = None) -> Tensor:
         side, sides = self.patch, x.shape[2:]
@@ -244,24 +232,10 @@ class SetTransformer(nn.Module):
     arXiv:1810.00825).
     """
 
-    def __init__(
-        self,
-        size: int,
-        outputs: int | None = None,
-        *,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        context: int = 0,
-        tokens: int = 0,
-        time: bool = True,
-        zero_last: bool = True,
-        checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, size: int, outputs: int | None = None, **sizes: Unpack[Sizes]) -> None:
         super().__init__()
         self.size, self.outputs = size, size if outputs is None else outputs
-        shared = {"width": width, "depth": depth, "heads": heads, "context": context, "tokens": tokens}
-        self.trunk = Trunk(size, self.outputs, **shared, time=time, zero_last=zero_last, checkpoint=checkpoint)
+        self.trunk = Trunk(size, self.outputs, **sizes)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Context | None = None) -> Tensor:
         return self.trunk(x, t, context)
@@ -270,30 +244,18 @@ class SetTransformer(nn.Module):
 class SequenceTransformer(nn.Module):
     """Sequences of symbols x (B, T), int64 in {0 … vocabulary − 1}, to (B, T, outputs); every place sees every other.
 
-    ``length`` > 0 learns a position for each of that many places, from sines on; 0 keeps to sines, for any T.
+    ``length`` > 0 learns a position for each of that many places, from sines on; 0 keeps to sines, for any T. It takes no time
+    unless told.
     """
 
-    def __init__(
-        self,
-        vocabulary: int,
-        outputs: int,
-        *,
-        length: int = 0,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        context: int = 0,
-        tokens: int = 0,
-        time: bool = False,
-        zero_last: bool = True,
-        checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, vocabulary: int, outputs: int, *, length: int = 0, **sizes: Unpack[Sizes]) -> None:
         super().__init__()
         self.vocabulary, self.outputs, self.length = vocabulary, outputs, length
+        sizes.setdefault("time", False)
+        width = sizes.setdefault("width", _WIDTH)
         self.embed = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(grid_positions((length,), width, self.embed.weight.detach())) if length else None
-        shared = {"width": width, "depth": depth, "heads": heads, "context": context, "tokens": tokens}
-        self.trunk = Trunk(0, outputs, **shared, time=time, zero_last=zero_last, checkpoint=checkpoint)
+        self.trunk = Trunk(0, outputs, **sizes)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Context | None = None) -> Tensor:
         h = self.embed(x)

@@ -7,6 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pushforward.core.context import Context
+from pushforward.core.shapes import over
+from pushforward.nets.common import context_vector
+
 
 def sinusoids(t: Tensor, size: int, *, scale: float = 1000.0, period: float = 10000.0) -> Tensor:
     """Cosines and sines of ``t`` (B,) at ``size // 2`` frequencies from ``scale`` down to ``scale / period``: (B, size).
@@ -35,6 +39,36 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         features = sinusoids(t, self.features, scale=self.scale, period=self.period).to(self.first.weight.dtype)
         return self.second(nn.functional.silu(self.first(features)))
+
+
+class Steering(nn.Module):
+    """Times (B,) and ``Context.vector`` (B, context) as one vector (B, size), SiLU of their sum; None for a net with neither.
+
+    It has one row (1, size) where one time (1,) serves all examples, or all are the same one, as ``expand`` makes them.
+    """
+
+    def __init__(self, size: int, *, context: int = 0, time: bool = True, features: int = 0) -> None:
+        super().__init__()
+        self.context = context
+        self.time = TimeEmbedding(size, features=features) if time else None
+        self.from_context = nn.Linear(context, size, bias=not time) if context else None
+
+    def forward(self, x: Tensor, t: Tensor | None, context: Context | None) -> Tensor | None:
+        vector = context_vector(context, self.context)
+        if (t is None) != (self.time is None):
+            found = "no times" if t is None else f"times of shape {tuple(t.shape)}"
+            raise ValueError(f"found {found}: this net was built with time={self.time is not None}")
+        parts = []
+        if self.time is not None and t is not None:
+            parts.append(self.time(_one_row(t if t.shape == (1,) else over(t, x).flatten())))
+        if self.from_context is not None and vector is not None:
+            parts.append(self.from_context(_one_row(vector)))
+        return nn.functional.silu(sum(parts[1:], parts[0])) if parts else None
+
+
+def _one_row(values: Tensor) -> Tensor:
+    """The first row of ``values`` (B, …) where all are the same one, as ``expand`` makes them: (1, …)."""
+    return values[:1] if len(values) > 1 and values.stride(0) == 0 else values
 
 
 class FourierFeatures(nn.Module):

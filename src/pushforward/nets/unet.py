@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from pushforward.core.context import Context
-from pushforward.core.shapes import over
 from pushforward.nets.blocks import Attention, ResidualBlock
-from pushforward.nets.common import context_vector, zeroed
-from pushforward.nets.embed import TimeEmbedding
+from pushforward.nets.common import context_tokens, zeroed
+from pushforward.nets.embed import Steering
 from pushforward.nets.norm import GroupNorm, as_it_runs
 
 Layout = Literal["lean", "ddpm"]
@@ -90,7 +89,7 @@ class UNet(nn.Module):
         lowest = attention if isinstance(attention, bool) else bool(levels)
         _check(levels, lowest, tokens, dims, layout, len(multipliers))
         self.channels, self.outputs, self.dims, self.checkpoint = channels, outputs, dims, checkpoint
-        self.context, self.tokens, self.spatial = context, tokens, spatial
+        self.tokens, self.spatial = tokens, spatial
         # one row of places is not halved, doubled or padded
         self.factor = (2, 2) if dims == 2 else (1, 2)
         self.multiple = tuple(f ** (len(multipliers) - 1) for f in self.factor)
@@ -106,8 +105,7 @@ class UNet(nn.Module):
         def convolution(inputs: int, outputs: int, stride: tuple[int, ...] | int = 1) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, kernel, stride, pad)  # type: ignore[arg-type]
 
-        self.time = TimeEmbedding(embedding, features=width) if time else None
-        self.from_context = nn.Linear(context, embedding, bias=not time) if context else None
+        self.steering = Steering(embedding, context=context, time=time, features=width)
         widths = [width * m for m in multipliers]
         self.stem = convolution(channels + spatial, widths[0])
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -141,29 +139,6 @@ class UNet(nn.Module):
         if zero_last:
             zeroed(self.last)
 
-    def _embedding(self, x: Tensor, t: Tensor | None, context: Context | None) -> Tensor | None:
-        """Time and context as one vector, (B, embedding) or (1, embedding), or None where the net takes neither."""
-        vector = context_vector(context, self.context)
-        if (t is None) != (self.time is None):
-            found = "no times" if t is None else f"times of shape {tuple(t.shape)}"
-            raise ValueError(f"found {found}: this net was built with time={self.time is not None}")
-        parts = []
-        if self.time is not None and t is not None:
-            parts.append(self.time(_one_row(t if t.shape == (1,) else over(t, x).flatten())))
-        if self.from_context is not None and vector is not None:
-            parts.append(self.from_context(_one_row(vector)))
-        return F.silu(sum(parts[1:], parts[0])) if parts else None
-
-    def _tokens(self, context: Context | None) -> tuple[Tensor | None, Tensor | None]:
-        tokens, mask = (None, None) if context is None else (context.tokens, context.mask)
-        found = 0 if tokens is None else tokens.shape[-1]
-        if found != self.tokens:
-            raise ValueError(f"found context tokens of width {found}: this net was built for width {self.tokens}")
-        if mask is not None and (tokens is None or mask.dtype != torch.bool or mask.shape != tokens.shape[:2]):
-            given = "no tokens" if tokens is None else f"tokens of shape {tuple(tokens.shape)}"
-            raise ValueError(f"found a mask of {mask.dtype} of shape {tuple(mask.shape)} for {given}: expected bool (B, T)")
-        return tokens, mask
-
     def _seen(self, x: Tensor, context: Context | None) -> Tensor:
         """x and what is seen beside it, (B, channels + spatial, H, W), padded."""
         found = None if context is None else context.spatial
@@ -189,7 +164,7 @@ class UNet(nn.Module):
         return cell(*given)
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Context | None = None) -> Tensor:
-        steer = (self._embedding(x, t, context), *self._tokens(context))
+        steer = (self.steering(x, t, context), *context_tokens(context, self.tokens))
         h = self.stem(self._seen(x, context))
         kept = [h] if self.all_joined else []
         for level, cells in enumerate(self.down):
@@ -240,11 +215,6 @@ def doubled_convolved(h: Tensor, convolution: nn.Conv2d, factor: tuple[int, ...]
 
 def _each(cells: nn.Module) -> Iterator[nn.Module]:
     return iter(cast(nn.ModuleList, cells))
-
-
-def _one_row(values: Tensor) -> Tensor:
-    """The first row of ``values`` (B, …) where all are the same one, as ``expand`` makes them: (1, …)."""
-    return values[:1] if len(values) > 1 and values.stride(0) == 0 else values
 
 
 def _check(levels: Sequence[int], lowest: bool, tokens: int, dims: int, layout: str, count: int) -> None:

@@ -17,14 +17,14 @@ and s² = α² + σ². That is how a model trained on one is sampled on another.
 | ``cosine`` | cos((t + s) π / (2 + 2s)), scaled to 1 at 0 | √(1 − α²) | Nichol & Dhariwal 2021, arXiv:2102.09672 |
 | ``angle`` | cos(πt/2) | sin(πt/2) | Albergo et al. 2023, arXiv:2303.08797 |
 
-with B(t) = β₀ t + (β₁ − β₀) t²/2. ``Table`` holds the T values of a discrete process and what lies between them.
+with B(t) = β₀ t + (β₁ − β₀) t²/2. A discrete process is a ``Table`` (``table.py``), a schedule in another time is ``Warped`` or
+``Shifted`` (``wrapped.py``), and all have their names in ``schedules.py``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -304,164 +304,3 @@ class Angle(Schedule):
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.atan2((-log_snr).sigmoid().sqrt(), log_snr.sigmoid().sqrt()) / self.highest
-
-
-class Warped(Schedule):
-    """``inner`` on [0, 1] with its time run as t^``power``: steps even in t are then finer near the data, where flows change
-    fastest. Powers between whole numbers bend without end at 0, where solvers lose their order."""
-
-    def __init__(self, inner: Schedule, power: float = 2.0) -> None:
-        if (inner.start, inner.stop) != (0.0, 1.0) or not power >= 1:
-            raise ValueError(
-                f"found times {inner.start:g} to {inner.stop:g} and the power {power}: expected 0 to 1, and 1 or more"
-            )
-        self.inner, self.power, self.regular = inner, power, inner.regular
-
-    def _slope(self, t: Tensor) -> Tensor:
-        return self.power * t ** (self.power - 1)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.inner.alpha(t**self.power)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.inner.sigma(t**self.power)
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        return self.inner.d_alpha(t**self.power) * self._slope(t)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        return self.inner.d_sigma(t**self.power) * self._slope(t)
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        return self.inner.time(log_snr) ** (1 / self.power)
-
-
-class Table(Schedule):
-    """A variance-preserving process of T steps with noise β_i in each, as DDPM's (Ho et al. 2020, arXiv:2006.11239).
-
-        σ²(i/T) = 1 − Π_{j≤i} (1 − β_j),  i = 0 … T,  and linear between
-
-    so that t = i/T is what diffusion libraries call the timestep i − 1. A last β of 1 leaves no signal at t = 1.
-    """
-
-    regular = False
-
-    def __init__(self, betas: Tensor) -> None:
-        betas = torch.as_tensor(betas, dtype=torch.float64).flatten()
-        if not len(betas) or not bool(((betas > 0) & (betas <= 1)).all()) or bool((betas[:-1] == 1).any()):
-            raise ValueError("found betas outside (0, 1): expected them inside, the last one 1 at most")
-        self.steps = len(betas)
-        self.least = 1 / self.steps
-        self.betas = betas
-        kept = torch.log1p(-betas).cumsum(0)
-        self.variances = torch.cat([torch.zeros(1, dtype=torch.float64), -torch.expm1(kept)])
-        self.signals = torch.cat([torch.ones(1, dtype=torch.float64), kept.exp()])
-
-    @classmethod
-    def linear(cls, steps: int = 1000, low: float = 1e-4, high: float = 0.02) -> Table:
-        """β rising linearly; ``low`` and ``high`` are those of 1000 steps, and are scaled for others."""
-        scale = 1000 / steps
-        return cls(torch.linspace(low * scale, min(high * scale, 0.999), steps, dtype=torch.float64))
-
-    @classmethod
-    def cosine(cls, steps: int = 1000, offset: float = 0.008, most: float = 0.999) -> Table:
-        """The cosine schedule at steps + 1 times, with β of ``most`` at most (Nichol & Dhariwal 2021)."""
-        square = Cosine(offset).alpha(torch.linspace(0, 1, steps + 1, dtype=torch.float64)).square()
-        return cls((1 - square[1:] / square[:-1]).clamp(max=most))
-
-    def zero_terminal(self) -> Table:
-        """√ᾱ shifted and scaled so that the last is 0 and the first stays (Lin et al. 2023, arXiv:2305.08891)."""
-        root = self.signals[1:].sqrt()
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        square = torch.cat([torch.ones(1, dtype=torch.float64), root.square()])
-        return Table(1 - square[1:] / square[:-1])
-
-    def _between(self, knots: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The piecewise linear function through ``knots`` at t, and its slope."""
-        knots = knots.to(t.device)
-        place = t.double() * self.steps
-        cell = place.detach().ceil().clamp(1, self.steps).long() - 1
-        rise = knots[cell + 1] - knots[cell]
-        return knots[cell] + (place - cell) * rise, rise * self.steps
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self._between(self.signals, t)[0].sqrt().to(t.dtype)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self._between(self.variances, t)[0].sqrt().to(t.dtype)
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        value, slope = self._between(self.signals, t)
-        return (0.5 * slope / value.sqrt()).to(t.dtype)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        value, slope = self._between(self.variances, t)
-        return (0.5 * slope / value.sqrt()).to(t.dtype)
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        knots = self.variances.to(log_snr.device)
-        variance, signal = (-log_snr.double()).sigmoid(), log_snr.double().sigmoid()
-        cell = torch.searchsorted(knots, variance.detach().contiguous()).clamp(1, self.steps) - 1
-        signals = self.signals.to(log_snr.device)
-        # whichever of σ² and α² is small has the digits
-        risen = torch.where(variance < 0.5, variance - knots[cell], signals[cell] - signal)
-        return ((cell + risen / (knots[cell + 1] - knots[cell])) / self.steps).clamp(0, 1).to(log_snr.dtype)
-
-
-class Shifted(Schedule):
-    """``inner`` run through a changed time, so that σ/α is ``shift`` times what it was: λ̃(t) = λ(t) − 2 log shift.
-
-    Larger pictures need more noise for as little to be left of them (Hoogeboom et al. 2023, arXiv:2301.11093; Esser et al.
-    2024, arXiv:2403.03206: for the rectified path the new time is shift · t / (1 + (shift − 1) t)).
-    """
-
-    def __init__(self, inner: Schedule, shift: float) -> None:
-        if not shift > 0:
-            raise ValueError(f"found the shift {shift}: expected it above 0")
-        if not math.isinf(float(inner.log_snr(torch.tensor(inner.start, dtype=torch.float64)))):
-            raise ValueError(f"{type(inner).__name__} has no end without noise: shift its σ from low to high instead")
-        self.inner, self.shift = inner, shift
-        self.start, self.stop, self.least = inner.start, inner.stop, inner.least
-        # a Δ of zero makes the changed time infinitely fast or slow
-        self.regular = inner.regular and float(inner.delta(torch.tensor(inner.stop, dtype=torch.float64))) > 0
-
-    def _time(self, t: Tensor) -> Tensor:
-        return self.inner.time(self.inner.log_snr(t) - 2 * math.log(self.shift))
-
-    def _slope(self, t: Tensor, there: Tensor) -> Tensor:
-        """du/dt of the changed time u, from λ'(t) = λ'(u) du/dt in a form without 0/0."""
-        alpha2, sigma2 = self.inner.alpha(t).square(), self.inner.sigma(t).square()
-        norm2 = self.inner.alpha(there).square() + self.inner.sigma(there).square()
-        share = self.shift / (alpha2 + self.shift**2 * sigma2)
-        return self.inner.delta(t) / self.inner.delta(there) * norm2 * share
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.inner.alpha(self._time(t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.inner.sigma(self._time(t))
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        there = self._time(t)
-        return self.inner.d_alpha(there) * self._slope(t, there)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        there = self._time(t)
-        return self.inner.d_sigma(there) * self._slope(t, there)
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        return self.inner.time(log_snr + 2 * math.log(self.shift))
-
-
-SCHEDULES: dict[str, Callable[[], Schedule]] = {
-    "rectified": Rectified,
-    "polynomial": Polynomial,
-    "vp": VP,
-    "subvp": SubVP,
-    "ve": VE,
-    "edm": EDM,
-    "cosine": Cosine,
-    "angle": Angle,
-    "linear-beta": Table.linear,
-    "cosine-beta": Table.cosine,
-}

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from pushforward.core.errors import RecipeError, did_you_mean
 from pushforward.paths.prediction import determinant
-from pushforward.paths.schedule import Schedule, Table
+from pushforward.paths.schedule import Schedule
+from pushforward.paths.table import Table
 
 Weighting = Callable[[Schedule, Tensor], Tensor]
 Sampling = Callable[[Schedule, Tensor], Tensor]

@@ -78,7 +78,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "pc": Sampler("stochastic", sde.predictor_corrector, 2, options=("ratio",), path="signal"),
     "dpm++sde": Sampler("stochastic", sde.dpmpp_sde),
     "edm": Sampler("stochastic", sde.edm, 2, options=("churn", "lowest", "highest", "inflate"), path="edm"),
-    "consistency": Sampler("stochastic", sde.consistency),
+    "consistency": Sampler("jumps", sde.consistency),
 }
 
 

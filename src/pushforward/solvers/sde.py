@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,20 +75,39 @@ def ddpm(
     return x
 
 
-def ddim(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, eta: float = 1.0, watch: Watch | None = None) -> Tensor:
-    """η times the posterior's noise, and as much less of the noise that was there."""
+def _follow(
+    denoise: Denoise,
+    x: Tensor,
+    grid: Grid,
+    normal: Normal,
+    shares: Callable[[int], tuple[float, float, float]],
+    watch: Watch | None,
+    correct: Callable[[int, Tensor], Tensor] = lambda i, x: x,
+) -> Tensor:
+    """x ← a x + b D + c z with (a, b, c) = ``shares``(i) at every node i, where x is corrected first."""
     for i in range(grid.steps):
+        x = correct(i, x)
         data = denoise(x, grid.alpha[i], grid.sigma[i])
         if watch:
             watch(i, x, data)
-        variance = eta**2 * _posterior(grid, i)[2]
-        kept = math.sqrt(max(grid.sigma[i + 1] ** 2 - variance, 0.0)) / grid.sigma[i]
-        x = (kept * x).add_(data, alpha=grid.alpha[i + 1] - grid.alpha[i] * kept)
-        if variance:
-            x.add_(normal(), alpha=math.sqrt(variance))
+        keep, add, noise = shares(i)
+        x = (keep * x).add_(data, alpha=add)
+        if noise:
+            x.add_(normal(), alpha=noise)
     if watch:
         watch(grid.steps, x, x)
     return x
+
+
+def ddim(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, eta: float = 1.0, watch: Watch | None = None) -> Tensor:
+    """η times the posterior's noise, and as much less of the noise that was there."""
+
+    def shares(i: int) -> tuple[float, float, float]:
+        variance = eta**2 * _posterior(grid, i)[2]
+        kept = math.sqrt(max(grid.sigma[i + 1] ** 2 - variance, 0.0)) / grid.sigma[i]
+        return kept, grid.alpha[i + 1] - grid.alpha[i] * kept, math.sqrt(variance)
+
+    return _follow(denoise, x, grid, normal, shares, watch)
 
 
 def _reverse(grid: Grid, i: int) -> tuple[float, float, float]:
@@ -111,17 +131,7 @@ def _has_signal(grid: Grid) -> None:
 def euler_maruyama(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, watch: Watch | None = None) -> Tensor:
     """The reverse-time equation in steps of t. Needs α > 0 at the first node."""
     _has_signal(grid)
-    for i in range(grid.steps):
-        data = denoise(x, grid.alpha[i], grid.sigma[i])
-        if watch:
-            watch(i, x, data)
-        keep, add, noise = _reverse(grid, i)
-        x = (keep * x).add_(data, alpha=add)
-        if noise:
-            x.add_(normal(), alpha=noise)
-    if watch:
-        watch(grid.steps, x, x)
-    return x
+    return _follow(denoise, x, grid, normal, partial(_reverse, grid), watch)
 
 
 def predictor_corrector(
@@ -138,21 +148,14 @@ def predictor_corrector(
 
     The source takes |z|/|∇log p| of the batch where this has its value in the mean, σ: no row then depends on the others."""
     _has_signal(grid)
-    for i in range(grid.steps):
+    share = 2 * ratio**2  # e/σ²
+
+    def correct(i: int, x: Tensor) -> Tensor:
         alpha, sigma = grid.alpha[i], grid.sigma[i]
-        share = 2 * ratio**2  # e/σ²
         x = ((1 - share) * x).add_(denoise(x, alpha, sigma), alpha=share * alpha)
-        x.add_(normal(), alpha=math.sqrt(2 * share) * sigma)
-        data = denoise(x, alpha, sigma)
-        if watch:
-            watch(i, x, data)
-        keep, add, scale = _reverse(grid, i)
-        x = (keep * x).add_(data, alpha=add)
-        if scale:
-            x.add_(normal(), alpha=scale)
-    if watch:
-        watch(grid.steps, x, x)
-    return x
+        return x.add_(normal(), alpha=math.sqrt(2 * share) * sigma)
+
+    return _follow(denoise, x, grid, normal, partial(_reverse, grid), watch, correct)
 
 
 def dpmpp_sde(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, watch: Watch | None = None) -> Tensor:
@@ -223,13 +226,4 @@ def edm(
 def consistency(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, watch: Watch | None = None) -> Tensor:
     """x_s = α_s D + σ_s z: where D is the end of the flow from x_t every node is right by itself, and one step is enough. A
     posterior mean has too little variance for that: of normal data half is left after many steps."""
-    for i in range(grid.steps):
-        data = denoise(x, grid.alpha[i], grid.sigma[i])
-        if watch:
-            watch(i, x, data)
-        x = grid.alpha[i + 1] * data
-        if grid.sigma[i + 1]:
-            x.add_(normal(), alpha=grid.sigma[i + 1])
-    if watch:
-        watch(grid.steps, x, x)
-    return x
+    return _follow(denoise, x, grid, normal, lambda i: (0.0, grid.alpha[i + 1], grid.sigma[i + 1]), watch)
