@@ -23,12 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from pushforward.catalog.parts import coordinates, marginals
+from pushforward.catalog.networks import NetOptions, assembled, network, whitened
 from pushforward.core.context import Conditioner
 from pushforward.core.errors import RecipeError
 from pushforward.core.schema import Image, Kind, Points, Schema, Signal, Vector
@@ -38,36 +37,13 @@ from pushforward.models.diffusion import Diffusion, Scoring
 from pushforward.models.noisy import NoisyClassifier
 from pushforward.models.path import Kept, Sampling, Training
 from pushforward.models.transport import Transport
-from pushforward.nets.dit import DiT, SetTransformer
-from pushforward.nets.mlp import TimeMLP
-from pushforward.nets.unet import UNet, default_multipliers
 from pushforward.paths.schedule import EDM, VE, VP, Angle, Polynomial, Rectified, Schedule, SubVP
 from pushforward.paths.table import Table
 from pushforward.paths.wrapped import Shifted
 from pushforward.solvers.choice import Adaptive, Choice, Fixed
-from pushforward.transforms.quantise import LevelBands
 from pushforward.transforms.univariate import Standardise
 
-_NETS = ("auto", "unet", "dit")
 _IMAGE_STEPS = 20  # of a density of pictures or signals: a tolerance would take five times as many
-
-
-@dataclass(frozen=True)
-class NetOptions:
-    """Options of the network.
-
-    net: auto, unet or dit (images and signals). width: channels of the net. depth, heads, patch: of the dit, and of the
-    transformer for points. hidden: widths of the net for vectors and tables. checkpoint: gradients in less memory and more
-    time.
-    """
-
-    net: str = "auto"
-    width: int = 32
-    depth: int = 4
-    heads: int = 4
-    patch: int = 2
-    hidden: tuple[int, ...] = (256, 256, 256)
-    checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,49 +71,6 @@ class DiffusionOptions(NetOptions):
     probes: int = 1
 
 
-def _preprocess(kind: Kind) -> Compose:
-    # convolutions treat all pixels alike, and so must what they see
-    return Compose([LevelBands(kind.shape, kind.levels)]) if isinstance(kind, Image) else marginals(kind)
-
-
-def _network(
-    kind: Kind, preprocess: Compose, config: NetOptions, conditioner: Conditioner, outputs: Callable[[int], int]
-) -> tuple[nn.Module, tuple[int, ...]]:
-    """The network for a kind of data, with ``outputs`` of as many channels as it has, and the shape that it works on."""
-    if config.net not in _NETS:
-        raise ValueError(f"net is one of {', '.join(_NETS)}, found {config.net!r}")
-    context = conditioner.width
-    deep: dict[str, Any] = {"width": config.width, "depth": config.depth, "heads": config.heads}
-    if isinstance(kind, (Image, Signal)):
-        channels, dims = kind.channels, 2 if isinstance(kind, Image) else 1
-        shared: dict[str, Any] = {"context": context, "dims": dims, "checkpoint": config.checkpoint}
-        shared |= {"tokens": conditioner.tokens, "spatial": conditioner.spatial}
-        if config.net == "dit":
-            return DiT(channels, outputs(channels), patch=config.patch, **deep, **shared), kind.shape
-        sides = kind.shape[1:] if dims == 2 else (1, *kind.shape[1:])
-        levels = default_multipliers(*sides)
-        return UNet(channels, outputs(channels), width=config.width, multipliers=levels, **shared), kind.shape
-    if config.net == "unet":
-        raise ValueError(f"a U-Net is for images and signals, found {kind.name} data: leave net as it is")
-    if isinstance(kind, Points):
-        shared = {"context": context, "tokens": conditioner.tokens, "checkpoint": config.checkpoint}
-        net = SetTransformer(kind.dims, outputs(kind.dims), **deep, **shared)
-        return net, kind.shape
-    size = coordinates(kind, preprocess)
-    return TimeMLP(size, hidden=config.hidden, context=context, outputs=outputs(size)), (size,)
-
-
-def _assembled(
-    schema: Schema, config: NetOptions, outputs: Callable[[int], int]
-) -> tuple[Compose, nn.Module, Conditioner, tuple[int, ...]]:
-    """Preprocessing, a network of ``outputs``(channels), the conditioner and the shape that the network works on."""
-    kind = schema.example
-    conditioner = Conditioner(schema.conditions, shape=kind.shape if isinstance(kind, (Image, Signal)) else None)
-    preprocess = _preprocess(kind)
-    net, shape = _network(kind, preprocess, config, conditioner, outputs)
-    return preprocess, net, conditioner, shape
-
-
 def _solved(kind: Kind, steps: int, tolerance: float) -> Choice:
     """How the flow is followed: in so many ``steps``, or 0 for what suits the kind of data."""
     steps = steps or (_IMAGE_STEPS if isinstance(kind, (Image, Signal, Points)) else 0)
@@ -153,7 +86,7 @@ def _build(
     variance: bool = False,
     bound: int = 0,
 ) -> Diffusion:
-    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: 2 * channels if variance else channels)
+    preprocess, net, conditioner, shape = assembled(schema, config, lambda channels: 2 * channels if variance else channels)
     if config.shift != 1:
         schedule = Shifted(schedule, config.shift)
     solve = _solved(schema.example, config.score_steps, config.tolerance)
@@ -307,7 +240,7 @@ def transport(schema: Schema, config: TransportOptions) -> Transport:
     if config.source_rows < 1:
         raise ValueError("transport carries other data to these: name them with source= (--source)")
     kind = schema.example
-    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: channels)
+    preprocess, net, conditioner, shape = assembled(schema, config, lambda channels: channels)
     if isinstance(kind, Vector) and not kind.bounds:
         preprocess = Compose([Standardise(kind.shape)])  # what is near stays near: costs are those of the data's own geometry
     return Transport(
@@ -343,7 +276,7 @@ class ConsistencyOptions(NetOptions):
 
 def consistency(schema: Schema, config: ConsistencyOptions) -> ConsistencyModel:
     """Song et al. 2023, arXiv:2303.01469; trained without a teacher as by Song & Dhariwal 2023, arXiv:2310.14189."""
-    preprocess, net, conditioner, shape = _assembled(schema, config, lambda channels: channels)
+    preprocess, net, conditioner, shape = assembled(schema, config, lambda channels: channels)
     return ConsistencyModel(
         schema,
         preprocess,
@@ -371,8 +304,8 @@ def noisy_classifier(schema: Schema, config: NoisyClassifierOptions) -> NoisyCla
     """p(y | x_t) at every level of noise (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
     if schema.target is None:
         raise RecipeError("a classifier needs a target: name one with target= (--target)")
-    kind, preprocess = schema.example, _preprocess(schema.example)
-    net, shape = _network(kind, preprocess, config, Conditioner(()), lambda channels: config.features)
+    kind, preprocess = schema.example, whitened(schema.example)
+    net, shape = network(kind, preprocess, config, Conditioner(()), lambda channels: config.features)
     # maps have their features first, points last
     places = (1,) if isinstance(kind, Points) else tuple(range(2, len(shape) + 1))
     return NoisyClassifier(schema, preprocess, net, nn.Linear(config.features, schema.target.levels), shape, places)
