@@ -1,7 +1,8 @@
-"""Tables for docs/diffusion.md: python benchmarks/solvers.py orders | quality RUN CLASSIFIER | guidance RUN CLASSIFIER |
-straightened RUN RUN CLASSIFIER
+"""Tables for docs/diffusion.md: python benchmarks/solvers.py orders | completion | quality RUN CLASSIFIER |
+guidance RUN CLASSIFIER | straightened RUN … CLASSIFIER
 
-``orders``: the error of every sampler for a mixture of normals whose denoiser is known, over a ladder of steps. ``quality``:
+``orders``: the error of every sampler for a mixture of normals whose denoiser is known, over a ladder of steps.
+``completion``: what each way of completing draws, where the conditional is known. ``quality``:
 the Fréchet distance between samples of a run and held-out rows, in the features of a classifier fitted on the same data, for
 samplers × steps. ``guidance``: what the strength of guidance does to the share of samples that the classifier takes for what
 was asked for (fidelity) and to how far apart samples of one label lie, relative to the data's own (diversity).
@@ -78,17 +79,49 @@ def quality(run: str, judge: str) -> None:
         print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in found) + f" | {1e3 * spent:.0f} |", flush=True)
 
 
-def straightened(before: str, after: str, judge: str) -> None:
-    """Few steps of Euler's method before and after."""
-    classifier = pf.load(judge)
-    print("| steps | before | after |\n|---|---|---|")
-    one, two = pf.load(before), pf.load(after)
-    real = _features(classifier, _held(one)[:SAMPLES])
+def straightened(*words: str) -> None:
+    """Few steps of Euler's method, or of a model's own where it has no flow, run by run."""
+    classifier, models = pf.load(words[-1]), [pf.load(run) for run in words[:-1]]
+    print("| steps | " + " | ".join(Path(run).name for run in words[:-1]) + " |\n|---|" + "---|" * len(models))
+    real = _features(classifier, _held(models[0])[:SAMPLES])
+    own: list[dict[str, Any]] = [{"sampler": "euler"} if "encode" in m.family.verbs else {} for m in models]
     for steps in (1, 2, 4, 8):
-        cells = [
-            frechet_gaussian(_features(classifier, m.sample(SAMPLES, sampler="euler", steps=steps)), real) for m in (one, two)
-        ]
-        print(f"| {steps} | {cells[0]:.2f} | {cells[1]:.2f} |", flush=True)
+        drawn = [m.sample(SAMPLES, steps=steps, **how) for m, how in zip(models, own, strict=True)]
+        cells = [f"{frechet_gaussian(_features(classifier, x), real):.2f}" for x in drawn]
+        print(f"| {steps} | " + " | ".join(cells) + " |", flush=True)
+
+
+def completion() -> None:
+    """One number given the other, of a mixture of normals whose denoiser and conditional are known."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "models"))
+    import test_models_diffusion as known
+
+    from gaussians import THREE, WIDE
+    from pushforward.core.random import Draws
+
+    n, given = 4000, 0.3
+    # p(x_2 | x_1): a mixture again, weighed by how well each part explains x_1
+    m, v = THREE.means, THREE.stds.square()
+    weight = THREE.weights * (-0.5 * (given - m[:, 0]).square() / v).exp() / v.sqrt()
+    weight = weight / weight.sum()
+    mean = float((weight * m[:, 1]).sum())
+    deviation = float((weight * (v + m[:, 1].square())).sum() - mean**2) ** 0.5
+    model = known.build(known.knowing(THREE, known.Rectified(), "v"))
+    x = torch.tensor([[given, 0.0]], dtype=WIDE).expand(n, -1)
+    seen = torch.tensor([[True, False]]).expand(n, -1)
+    print(f"mean {mean:.3f}, deviation {deviation:.3f}\n\n| method | steps | calls | mean | deviation |\n|---|---|---|---|---|")
+    ways: list[tuple[str, dict[str, Any]]] = [("replace", {"method": "replace"})]
+    ways += [(f"repaint, {k} times", {"repeats": k}) for k in (2, 4, 10, 30)]
+    ways = [(name, {"method": "repaint", **how} if "repeats" in how else how) for name, how in ways]
+    ways += [("posterior", {"method": "posterior"})]
+    ways += [(f"{k} particles", {"method": "particles", "particles": k}) for k in (4, 16, 64)]
+    for name, how in ways:
+        for steps in (30, 100):
+            with torch.no_grad():
+                drawn = model.complete(x, seen, None, Draws(0, 0, n), steps=steps, **how)[:, 1]
+            calls = steps * (2 if name == "posterior" else how.get("repeats", how.get("particles", 1)))
+            print(f"| {name} | {steps} | {calls} | {drawn.mean():.3f} | {drawn.std():.3f} |", flush=True)
 
 
 def guidance(run: str, judge: str) -> None:
@@ -128,7 +161,14 @@ def _held(model: Any) -> Tensor | np.ndarray:
 
 
 def main(words: list[str]) -> None:
-    {"orders": orders, "quality": quality, "guidance": guidance, "straightened": straightened}[words[0]](*words[1:])
+    tables = {
+        "orders": orders,
+        "completion": completion,
+        "quality": quality,
+        "guidance": guidance,
+        "straightened": straightened,
+    }
+    tables[words[0]](*words[1:])
 
 
 if __name__ == "__main__":

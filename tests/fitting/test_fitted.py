@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -214,6 +215,40 @@ def test_gaps_of_vectors_are_filled_from_the_conditional(vectors):
     # x2 | x1 = 13 is N(-5 + (13 - 10) / 2, 0.25)
     assert full[:, 1].mean() == pytest.approx(-3.5, abs=0.06)
     assert full[:, 1].std() == pytest.approx(0.5, abs=0.04)
+
+
+def test_ways_of_scoring_and_encoding_are_options_of_the_family(vectors):
+    flow, x = vectors["rectified-flow"], points(30)
+    tight = flow.log_prob(x, tolerance=1e-6)
+    np.testing.assert_allclose(flow.log_prob(x, steps=200), tight, atol=1e-3)
+    assert np.abs(flow.log_prob(x, steps=2) - tight).max() > 1e-3
+    np.testing.assert_allclose(flow.encode(x, steps=400), flow.encode(x), atol=0.05)
+    with pytest.raises(RecipeError, match="give one of them"):
+        flow.log_prob(x, steps=3, tolerance=1e-3)
+    with pytest.raises(RecipeError, match="tolerance must be above 0"):
+        flow.log_prob(x, tolerance=-1.0)
+    with pytest.raises(RecipeError, match="nice has no option 'steps' to score with: it has none"):
+        vectors["nice"].score(x, steps=3)
+    with pytest.raises(RecipeError, match="no option 'step' to encode with: did you mean 'steps'"):
+        flow.encode(x, step=3)
+
+
+def test_ways_of_completing_are_options_of_the_family(vectors):
+    gaps = points(40)
+    gaps[::2, 0] = np.nan
+    flow, seen = vectors["rectified-flow"], {}
+    for method in ("particles", "repaint", "replace", "posterior"):
+        seen[method] = flow.complete(gaps, method=method, steps=3)
+        np.testing.assert_array_equal(seen[method][~np.isnan(gaps)], gaps[~np.isnan(gaps)])
+        assert np.isfinite(seen[method]).all()
+    for one, other in itertools.combinations(seen.values(), 2):
+        assert not np.allclose(one, other)
+    np.testing.assert_array_equal(flow.complete(gaps, steps=3), seen["particles"])
+    np.testing.assert_array_equal(flow.complete(gaps, steps=3, method="repaint", repeats=1), seen["replace"])
+    with pytest.raises(RecipeError, match="nice has no option 'steps' to complete with: it has none"):
+        vectors["nice"].complete(gaps, steps=3)
+    with pytest.raises(RecipeError, match="no option 'repeat' to complete with: did you mean 'repeats'"):
+        flow.complete(gaps, repeat=3)
 
 
 def test_images_are_bytes():

@@ -277,7 +277,7 @@ def test_the_way_from_noise_to_data_is_kept_and_shown(tmp_path):
     assert way.shape == (500, 6, 2)
     np.testing.assert_allclose(way[:, -1], fitted.sample_rows(500, seed=0).x.numpy(), rtol=1e-5)
     page = (run / "report.html").read_text()
-    for words in ("From noise to data", "Snapshots", "step 1<", "step 4<"):
+    for words in ("The way to the data", "Snapshots", "step 1<", "step 4<"):
         assert words in page
     found = read_run(run)
     assert [step for step, _ in found.snapshots] == [1, 2, 3, 4]
@@ -285,7 +285,7 @@ def test_the_way_from_noise_to_data_is_kept_and_shown(tmp_path):
     plain = pf.fit(points(120, 2), "nice", steps=4, snapshots=0, hidden=(8,), quiet=True, out=tmp_path / "nice")
     assert plain.family.name == "nice"
     page = (tmp_path / "nice" / "report.html").read_text()
-    assert "From noise to data" not in page
+    assert "The way to the data" not in page
     assert "Snapshots" not in page
 
 

@@ -532,11 +532,41 @@ def test_completion_comes_close_to_the_conditional_of_normal_data() -> None:
     model = build(Given(correlated))
     x = torch.tensor([[1.5, 9.0]], dtype=WIDE).expand(n, -1)
     seen = torch.tensor([[True, False]]).expand(n, -1)
+    found = {}
+    for method in ("particles", "repaint", "replace", "posterior"):
+        with torch.no_grad():
+            drawn = model.complete(x, seen, None, Draws(0, 0, n), steps=200, method=method, repeats=10)
+        assert torch.equal(drawn[:, 0], x[:, 0])
+        found[method] = float(drawn[:, 1].mean()), float(drawn[:, 1].var())
+    assert found["particles"] == pytest.approx((mean, variance), abs=0.05)
+    assert found["repaint"] == pytest.approx((mean, variance), abs=0.08)
+    assert found["posterior"] == pytest.approx((mean, variance), abs=0.15)
+    # without going back, what is drawn hardly hears of what is held
+    assert found["replace"][0] < found["repaint"][0] - 0.1
+    with pytest.raises(RecipeError, match="method is particles, repaint, replace, posterior, found 'paint'"):
+        model.complete(x, seen, None, Draws(0, 0, n), method="paint")
+    with pytest.raises(RecipeError, match="found 0 repeats"):
+        model.complete(x, seen, None, Draws(0, 0, n), repeats=0)
+
+
+@pytest.mark.parametrize("given", [-1.0, 0.3, 1.5])
+def test_particles_choose_between_modes_as_the_conditional_does(given: float) -> None:
+    """p(x_2 | x_1) of a mixture is one again, with each part weighed by how well it explains x_1."""
+    m, v = THREE.means, THREE.stds.square()
+    weights = THREE.weights * (-0.5 * (given - m[:, 0]).square() / v).exp() / v.sqrt()
+    weights = weights / weights.sum()
+    mean = float((weights * m[:, 1]).sum())
+    deviation = float((weights * (v + m[:, 1].square())).sum() - mean**2) ** 0.5
+    n, model = 3000, build(knowing(THREE, Rectified(), "v"))
+    x = torch.tensor([[given, 0.0]], dtype=WIDE).expand(n, -1)
+    seen = torch.tensor([[True, False]]).expand(n, -1)
     with torch.no_grad():
-        drawn = model.complete(x, seen, None, Draws(0, 0, n), steps=200)
+        drawn = model.complete(x, seen, None, Draws(0, 0, n), steps=100, particles=32)
+        few = model.complete(x[:9], seen[:9], None, Draws(0, 0, 9, n), steps=100, particles=32)
     assert torch.equal(drawn[:, 0], x[:, 0])
-    assert float(drawn[:, 1].mean()) == pytest.approx(mean, abs=0.08)
-    assert float(drawn[:, 1].var()) == pytest.approx(variance, rel=0.15)
+    assert float(drawn[:, 1].mean()) == pytest.approx(mean, abs=4 * deviation / n**0.5 + 0.02)
+    assert float(drawn[:, 1].std()) == pytest.approx(deviation, rel=0.07)
+    torch.testing.assert_close(few, drawn[:9])
 
 
 def test_restoring_draws_from_the_posterior_of_normal_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,8 @@ class Score(Command):
     """File to write: .csv .tsv .parquet .jsonl .json; - is standard output."""
     samples: Annotated[int, option("K")] = 1
     """Draws a row: they sharpen a lower bound and average an estimate."""
+    options: Annotated[tuple[str, ...], option("NAME=X …")] = ()
+    """How to follow the flow: steps=50 or tolerance=1e-6, and probes=4 (diffusion)."""
     seed: Seed = 0
     """Of those draws."""
     device: Device = None
@@ -158,7 +161,7 @@ class Score(Command):
 
         fitted = _load(self.run, self.device)
         where = destination(self.out, "table", force=self.force, json=self.json, run=Path(self.run))
-        scored = fitted.score(self.data, samples=self.samples, seed=self.seed)
+        scored = fitted.score(self.data, samples=self.samples, seed=self.seed, **_given(self.options, "steps=50"))
         frame = pd.DataFrame({"log_prob": scored.log_prob, "standard_error": scored.standard_error})
         image = fitted.schema.example.name == "image"
         about: dict[str, Any] = {
@@ -210,6 +213,8 @@ class Encode(Command):
     """Rows like those it was fitted on."""
     out: Out = None
     """File to write: .npy .npz .csv .tsv .parquet .jsonl .json; - is standard output."""
+    options: Annotated[tuple[str, ...], option("NAME=X …")] = ()
+    """How to: steps=50 are those of DDIM backwards (diffusion)."""
     device: Device = None
     """cpu, cuda, mps."""
     force: Flag = False
@@ -222,7 +227,7 @@ class Encode(Command):
 
         fitted = _load(self.run, self.device)
         where = destination(self.out, "array", force=self.force, json=self.json, run=Path(self.run))
-        codes = fitted.encode(self.data)
+        codes = fitted.encode(self.data, **_given(self.options, "steps=50"))
         names = [f"code_{i}" for i in range(codes.shape[1])]
         emit(codes, where, names=names, run=self.run, data=self.data, dimensions=codes.shape[1])
         return 0
@@ -247,6 +252,8 @@ class Complete(Command):
     """A boolean .npy of the data's shape: true where a value is there."""
     measured: Words = None
     """What was done to the images that DATA were: small:4, blur:1.5 or grey (diffusion)."""
+    options: Annotated[tuple[str, ...], option("NAME=X …")] = ()
+    """How to, such as method=posterior, steps=100, repeats=20 or guidance=2 (diffusion)."""
     seed: Seed = 0
     """The same seed gives the same values."""
     device: Device = None
@@ -262,14 +269,24 @@ class Complete(Command):
         fitted = _load(self.run, self.device)
         where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=Path(self.run))
         observed = None if self.observed is None else _mask(Path(self.observed).expanduser())
+        given = _given(self.options, "steps=100")
         if self.measured is not None:
             if observed is not None:
                 raise UsageError("--measured and --observed say two things of the same data: give one")
-            filled = fitted.restore(_pictures(self.data), self.measured, seed=self.seed)
+            filled = fitted.restore(_pictures(self.data), self.measured, seed=self.seed, **given)
         else:
-            filled = fitted.complete(self.data, observed=observed, seed=self.seed)
+            filled = fitted.complete(self.data, observed=observed, seed=self.seed, **given)
         emit(filled, where, schema=fitted.schema, run=self.run, data=self.data, seed=self.seed)
         return 0
+
+
+def _given(words: tuple[str, ...], example: str) -> dict[str, Any]:
+    """Options in the words of the command line: numbers as such, other words as they are."""
+    found: dict[str, Any] = pairs(words, "--options", example)  # type: ignore[assignment]
+    for name, word in found.items():
+        with contextlib.suppress(UsageError):
+            found[name] = number(word, name)
+    return found
 
 
 def _pictures(data: str) -> Any:

@@ -144,16 +144,15 @@ class Fitted:
         dtype = torch.uint8 if isinstance(kind, Image) else torch.int64 if isinstance(kind, Tokens) else torch.float64
         return x.cpu().to(dtype)
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raises RecipeError for an option of sampling that the family does not have."""
-        assert isinstance(self.model, Samples)
-        parameters = inspect.signature(self.model.sample).parameters.values()
+    def check_options(self, options: Mapping[str, Any], verb: str = "sample") -> None:
+        """Raises RecipeError for an option of the ``verb`` that the family does not have."""
+        parameters = inspect.signature(getattr(self.model, {"score": "log_prob"}.get(verb, verb))).parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         known += [*SAMPLER_OPTIONS, "classifier"] if "sampler" in known else []
         for name, value in options.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it has none"
-                raise RecipeError(f"{self.family.name} has no sampling option '{name}': {hint}")
+                raise RecipeError(f"{self.family.name} has no option '{name}' to {verb} with: {hint}")
             if name == "steps" and value is not None and value < 1:
                 raise RecipeError(f"steps must be at least 1, found {value}")
 
@@ -192,26 +191,28 @@ class Fitted:
 
     # score
 
-    def score(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> Scored:
+    def score(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None, **options: Any) -> Scored:
         """log p of each row with its standard error and kind.
 
         Given what the data hold of the conditions; those made from the example ("grey", "small:2") are made of the row itself.
 
         ``samples`` K draws sharpen a lower bound to log (1/K) Σ w_k (Burda et al. 2015, arXiv:1509.00519), or average an
-        estimate.
+        estimate. ``options`` are the family's: of diffusion steps or tolerance, and probes.
         """
         self._able("score", Scores)
         model = self.model
         assert isinstance(model, Scores)
         if samples < 1:
             raise RecipeError(f"samples must be at least 1, found {samples}")
+        self.check_options(options, "score")
+        find: Any = model.log_prob  # which may take further options
         opened = self.open(data)
         dims = self.schema.example.size
         repeats = samples if model.random else 1
 
         def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
             draws = Draws(mix(seed, _SCORING), start, stop, len(opened), self.device)
-            return torch.stack([model.log_prob(x, condition, draws.fork(k)).double() for k in range(repeats)], 1)
+            return torch.stack([find(x, condition, draws.fork(k), **options).double() for k in range(repeats)], 1)
 
         weights = self._each("score", opened, run, self._chunk(chunk, 4)).numpy()
         if repeats > 1 and model.weights_are_exact:
@@ -222,18 +223,19 @@ class Fitted:
             error = spread if model.random else np.zeros(len(value))
         return Scored(value, error, model.density_kind, dims, getattr(self.schema.example, "levels", None))
 
-    def log_prob(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None) -> np.ndarray:
+    def log_prob(self, data: Any, *, samples: int = 1, seed: int = 0, chunk: int | None = None, **options: Any) -> np.ndarray:
         """log p(x) of each row in nats, in the units of the data, (N,); ``density_kind`` says what it is."""
-        return self.score(data, samples=samples, seed=seed, chunk=chunk).log_prob
+        return self.score(data, samples=samples, seed=seed, chunk=chunk, **options).log_prob
 
     # encode, interpolate, complete, predict
 
-    def encode(self, data: Any, *, chunk: int | None = None) -> np.ndarray:
-        """Representations, (N, D)."""
+    def encode(self, data: Any, *, chunk: int | None = None, **options: Any) -> np.ndarray:
+        """Representations, (N, D). ``options`` are the family's: of diffusion steps, those of DDIM backwards."""
         self._able("encode", Encodes)
-        model = self.model
-        assert isinstance(model, Encodes)
-        return self._each("encode", self.open(data), lambda x, c, a, b: model.encode(x, c), self._chunk(chunk, 4)).numpy()
+        assert isinstance(self.model, Encodes)
+        self.check_options(options, "encode")
+        find: Any = self.model.encode
+        return self._each("encode", self.open(data), lambda x, c, a, b: find(x, c, **options), self._chunk(chunk, 4)).numpy()
 
     def interpolate(self, a: Any, b: Any, *, steps: int = 8, seed: int = 0, chunk: int | None = None) -> Any:
         """Examples on the way from each row of ``a`` to the same row of ``b``, ``steps`` of them with both ends, in the user's
@@ -260,18 +262,20 @@ class Fitted:
         columns = {name: code.repeat_interleave(steps, 0) for name, code in start.rows().columns.items()}
         return self.decode(Rows(ways.flatten(0, 1), columns))
 
-    def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None) -> Any:
+    def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None, **options: Any) -> Any:
         """``data`` with what is missing drawn from p(missing | observed).
 
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
         arrays of numbers NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
-        A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row.
+        A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row. ``options`` are
+        the family's: of diffusion method (repaint, replace, posterior), steps, repeats and guidance.
         """
         from pushforward.data.like import identified
 
         self._able("complete", Completes)
         model = self.model
         assert isinstance(model, Completes)
+        self.check_options(options, "complete")
         kind = self.schema.example
         if observed is None and isinstance(kind, (Image, Tokens)):
             raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
@@ -283,7 +287,7 @@ class Fitted:
             draws = Draws(mix(seed, _COMPLETING), start, stop, len(opened), self.device)
             seen = known[start:stop].to(self.device)
             condition = told_visible(self.schema.conditions, condition, x, seen)
-            return fill(model, x, seen, condition, draws, missing)
+            return fill(model, x, seen, condition, draws, missing, **options)
 
         filled = self._each("complete", opened, run, self._chunk(chunk, 2))
         # a completed row is still the same row

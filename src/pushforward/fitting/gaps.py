@@ -45,14 +45,22 @@ def missing_codes(kind: Kind, device: torch.device) -> Tensor | None:
 
 
 def fill(
-    model: Completes, x: Tensor, seen: Tensor, condition: Condition | None, draws: Draws, missing: Tensor | None
+    model: Completes,
+    x: Tensor,
+    seen: Tensor,
+    condition: Condition | None,
+    draws: Draws,
+    missing: Tensor | None,
+    **options: Any,
 ) -> Tensor:
-    """x with what is not ``seen`` drawn by ``model``; where ``missing`` codes come out, up to sixteen times again."""
-    filled = model.complete(x, seen, condition, draws).to(x.dtype)
+    """x with what is not ``seen`` drawn by ``model``; where ``missing`` codes come out, up to sixteen times again. ``options``
+    are the model's."""
+    complete: Any = model.complete  # which may take further options
+    filled = complete(x, seen, condition, draws, **options).to(x.dtype)
     for again in range(_REDRAWS if missing is not None else 0):
         gaps = ((filled == missing) & ~seen).any(1)
         if not bool(gaps.any()):
             break
-        redrawn = model.complete(x, seen, condition, draws.fork(again)).to(x.dtype)
+        redrawn = complete(x, seen, condition, draws.fork(again), **options).to(x.dtype)
         filled = torch.where(gaps[:, None], redrawn, filled)
     return filled

@@ -44,6 +44,7 @@ def restore(
     model: Any = fitted.model
     if not hasattr(model, "restore"):
         raise Unsupported(f"{fitted.family.name} cannot restore: ddpm, edm, rectified-flow … can")
+    fitted.check_options(options, "restore")
     kind, run = fitted.schema.example, measurement(measure) if isinstance(measure, str) else measure
     if isinstance(measure, str) and not isinstance(kind, Image):
         raise RecipeError(f"'{measure}' is measured of images: give a function of tensors for {kind.name} data")

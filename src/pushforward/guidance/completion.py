@@ -2,9 +2,15 @@
 
 | method | what it does | source |
 |---|---|---|
+| ``particles`` | many ancestral chains a row, of which those go on that foresee the known part's own path | Trippe et al. 2022, arXiv:2206.04119 |
 | ``repaint`` | ancestral steps with the known part held to its own noisy path, each taken back and done again | Lugmayr et al. 2022, arXiv:2201.09865 |
 | ``replace`` | the same without going back | Song et al. 2020, arXiv:2011.13456 |
 | ``posterior`` | D moved along the gradient of how well it explains a linear measurement y = A x_0 + τ z | Song et al. 2023, PiGDM; Chung et al. 2022, arXiv:2209.14687 |
+
+Particles are exact in the limit of many particles and steps, as the known part given its data has a path of its own, which needs
+no network, and p(x_0 | path) averaged over paths is p(x_0 | known). The others are not: repaint holds the known part at the
+noise of the moment, and so has long chosen between modes when it hears which one is meant. ``benchmarks/solvers.py completion``
+shows by how much.
 
     D_y = D + (σ²/α) (∂D/∂x)ᵀ Aᵀ (r² A Aᵀ + τ²)⁻¹ (y − A D),    r² = σ²/(α² + σ²)
 
@@ -22,12 +28,51 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pushforward.core.random import Draws
 from pushforward.core.shapes import over
 from pushforward.solvers.grids import Grid
 from pushforward.solvers.multistep import Denoise
 
+METHODS = ("particles", "repaint", "replace", "posterior")
+
 Measure = Callable[[Tensor], Tensor]
 Normal = Callable[[], Tensor]
+
+
+def particles(denoise: Denoise, x: Tensor, known: Tensor, observed: Tensor, grid: Grid, draws: Draws) -> Tensor:
+    """``known`` (B, …) where ``observed`` (B, …) is true, and the rest one of K chains from the noise ``x`` (B, K, …).
+
+    Chains are weighed by the probability that each gives the known part's next place, and dealt out anew by their weights
+    (systematic resampling) when these count for less than half of them. ``denoise`` is asked for B · K rows.
+    """
+    rows, count = x.shape[:2]
+    every = lambda value: value.unsqueeze(1).expand_as(x)
+    seen, path = every(observed), grid.alpha[0] * known + grid.sigma[0] * draws.normal(*known.shape[1:], dtype=x.dtype)
+    place, logits = torch.arange(count, device=x.device), x.new_zeros(rows, count)
+    for i in range(grid.steps):
+        (a, s), (b, u) = grid.levels[i], grid.levels[i + 1]
+        q = a / b  # x_t = q x_s + noise of variance v
+        v = max(s**2 - q**2 * u**2, 0.0)
+        renewed = u**2 * v / s**2  # the variance of q(x_s | x_t, x_0)
+        kept = math.sqrt(max(u**2 - renewed, 0.0)) / s
+        x = torch.where(seen, every(path), x)
+        mean = kept * x + (b - a * kept) * denoise(x.flatten(0, 1), a, s).view_as(x)
+        path = kept * path + (b - a * kept) * known
+        if renewed:
+            path = path.add_(draws.normal(*known.shape[1:], dtype=x.dtype), alpha=math.sqrt(renewed))
+        # at the end the next place is the data, of which D knows no more than the noise that is left
+        apart = (every(path) - mean).square() / (renewed or s**2 / (a**2 + s**2))
+        logits = logits - 0.5 * torch.where(seen, apart, torch.zeros_like(apart)).flatten(2).sum(2)
+        weights = logits.softmax(1)
+        few = 1 / weights.square().sum(1) < 0.5 * count
+        comb = (place + draws.uniform(dtype=weights.dtype)[:, None]) / count
+        chosen = torch.searchsorted(weights.cumsum(1), comb).clamp(max=count - 1)
+        chosen, logits = torch.where(few[:, None], chosen, place), logits.masked_fill(few[:, None], 0.0)
+        x = mean[torch.arange(rows, device=x.device)[:, None], chosen]
+        if renewed:
+            x = x.add_(draws.normal(*x.shape[1:], dtype=x.dtype), alpha=math.sqrt(renewed))
+    one = draws.categorical(logits)
+    return torch.where(observed, known, x[torch.arange(rows, device=x.device), one])
 
 
 def repaint(

@@ -20,10 +20,11 @@ from functools import cache
 from typing import Any
 
 _PATIENCE = 2.0  # seconds
+_NAMES = ("affine", "attention", "autoregressive", "lanes", "modulated", "norm", "product", "spline", "stack", "threads")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("affine", "attention", "autoregressive", "lanes", "norm", "product", "spline", "stack", "threads"):
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
     notice = threading.Timer(_PATIENCE, _explain)
     notice.daemon = True

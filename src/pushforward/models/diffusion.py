@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.core.context import Condition, Conditioner, Context
+from pushforward.core.errors import RecipeError
 from pushforward.core.model import Batch, Completes, Encodes, Interpolates, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
@@ -27,7 +28,7 @@ from pushforward.core.transform import Compose
 from pushforward.guidance import completion
 from pushforward.guidance.classifier_free import ALWAYS
 from pushforward.models.path import SAMPLING, TRAINING, PathModel, Sampling, Training, lost
-from pushforward.paths.denoiser import spread
+from pushforward.paths.denoiser import PathField, spread
 from pushforward.paths.posterior import end_bound, step_bound
 from pushforward.paths.prediction import to_pair
 from pushforward.paths.schedule import Angle, Schedule
@@ -36,6 +37,8 @@ from pushforward.paths.wrapped import Warped
 from pushforward.solvers.choice import Adaptive, Choice, Fixed
 from pushforward.solvers.multistep import ddim_inverse
 from pushforward.transforms.ode import ODE
+
+_FEW = 64  # numbers of an example up to which completion takes many chains for each
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,7 @@ def flow_of(model: PathModel, solve: Choice, **trace: Any) -> ODE:
     straight = own if own.regular and (own.start, own.stop) == (0.0, 1.0) and lost(own) else Angle()
     # an adaptive solver finds by itself that flows change fastest near the data
     path = Warped(straight) if isinstance(solve, Fixed) else straight
-
-    def field(t: Tensor, x: Tensor, context: Context | None) -> Tensor:
-        return model.denoiser_in(context or Context()).velocity(path).at(t, x)
-
+    field = PathField(model.denoiser_in, model.net, path)
     return ODE(field, training=solve, evaluation=solve, **trace)
 
 
@@ -96,11 +96,24 @@ class Diffusion(PathModel, Scores, Encodes, Completes, Interpolates):
 
     # encoding and densities: the flow itself
 
-    def flow(self, condition: Condition | None, n: int) -> tuple[ODE, Context]:
-        """The flow as a transform, noise ↔ y, and its context."""
+    def flow(
+        self,
+        condition: Condition | None,
+        n: int,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        probes: int | None = None,
+    ) -> tuple[ODE, Context]:
+        """The flow as a transform, noise ↔ y, and its context; followed as ``scoring`` says unless told otherwise."""
+        if steps is not None and tolerance is not None:
+            raise RecipeError("steps are even ones and a tolerance chooses its own: give one of them")
+        for name, value in (("steps", steps), ("tolerance", tolerance), ("probes", probes)):
+            if value is not None and not value > 0:
+                raise RecipeError(f"{name} must be above 0, found {value}")
         scoring = self.scoring
+        solve = Fixed("heun", steps) if steps else Adaptive(tolerance) if tolerance else scoring.solve
         trace = "exact" if self.exact else "hutchinson"
-        ode = flow_of(self, scoring.solve, trace=trace, probes=scoring.probes, noise=scoring.noise)
+        ode = flow_of(self, solve, trace=trace, probes=probes or scoring.probes, noise=scoring.noise)
         return ode, self.conditioner(condition, n)
 
     def encode(self, x: Tensor, condition: Condition | None = None, *, steps: int | None = None) -> Tensor:
@@ -113,13 +126,26 @@ class Diffusion(PathModel, Scores, Encodes, Completes, Interpolates):
         ode, context = self.flow(condition, len(y))
         return ode.encode(y, context).flatten(1)
 
-    def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        condition: Condition | None = None,
+        draws: Draws | None = None,
+        *,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        probes: int | None = None,
+    ) -> Tensor:
+        """By the flow, in even ``steps`` of Heun's method or to a ``tolerance``, with so many ``probes`` of a trace that is
+        estimated; or by the variational bound, for a model that is scored so."""
         draws = draws or Draws(0, 0, len(x), device=x.device)
         y, score = self.preprocess.pull(x, None, draws)
         y = y.to(self.dtype)
         if self.scoring.bound:
+            if (steps, tolerance, probes) != (None, None, None):
+                raise RecipeError("this model is scored by its variational bound, which has no solver: leave out its options")
             return score - self._bound(y, condition, draws)
-        ode, context = self.flow(condition, len(y))
+        ode, context = self.flow(condition, len(y), steps, tolerance, probes)
         z, volume = ode.pull(y, context, draws)
         return per_example(-0.5 * z.square() - 0.5 * math.log(2 * math.pi)) + volume + score
 
@@ -164,21 +190,42 @@ class Diffusion(PathModel, Scores, Encodes, Completes, Interpolates):
         condition: Condition | None,
         draws: Draws,
         *,
+        method: str | None = None,
         steps: int | None = None,
-        repeats: int | None = None,
+        repeats: int = 4,
+        particles: int = 16,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Ancestral steps with the observed part held, each done ``repeats`` times (guidance/completion); the more of them the
-        nearer to the conditional. By default 4, and 10 of few numbers."""
-        repeats = repeats or (10 if math.prod(self.shape) <= 64 else 4)
+        """What is missing drawn given the rest, by a ``method`` of guidance/completion: particles, so many chains a row, in the
+        limit exact, and by default of up to 64 numbers; repaint, ancestral steps each done ``repeats`` times; replace, each
+        once; posterior, along the gradient of what is known, by the model's own sampler. ``steps`` are by default those of
+        sampling, and of particles twice as many."""
+        few = math.prod(self.shape) <= _FEW
+        method = method or ("particles" if few else "repaint")
+        if method not in completion.METHODS:
+            raise RecipeError(f"method is {', '.join(completion.METHODS)}, found {method!r}")
+        if repeats < 1 or particles < 1:
+            raise RecipeError(f"found {repeats} repeats and {particles} particles: expected 1 or more")
         filled = torch.where(observed, x, torch.zeros_like(x))
         y = self.preprocess.pull(filled, None, draws)[0].to(self.dtype)
         known = self.preprocess.spread(observed)
-        denoise = self._guided(condition, len(y), guidance, ALWAYS, 0.0, None)
-        _, nodes = self.grid(steps or self.completion_steps or self.sampling.steps, "ddpm")
+        each = particles if method == "particles" else 1
+        told = {name: code.repeat_interleave(each, 0) for name, code in condition.items()} if condition else condition
+        denoise = self._guided(told, each * len(y), guidance, ALWAYS, 0.0, None)
         fresh = lambda: draws.normal(*self.shape, dtype=y.dtype)
-        scale = math.hypot(nodes.alpha[0], nodes.sigma[0])
-        y = completion.repaint(denoise, scale * fresh(), y, known, nodes, fresh, repeats=repeats)
+        steps = steps or self.completion_steps or self.sampling.steps * (2 if method == "particles" else 1)
+        if method == "posterior":
+            steered = completion.posterior(denoise, lambda z: known * z, known * y)
+            y = self.solve(steered, fresh(), fresh, steps=steps)
+        else:
+            _, nodes = self.grid(steps, "ddpm")
+            scale = math.hypot(nodes.alpha[0], nodes.sigma[0])
+            if method == "particles":
+                start = scale * draws.normal(particles, *self.shape, dtype=y.dtype)
+                y = completion.particles(denoise, start, y, known, nodes, draws)
+            else:
+                repeats = 1 if method == "replace" else repeats
+                y = completion.repaint(denoise, scale * fresh(), y, known, nodes, fresh, repeats=repeats)
         return torch.where(observed, x, self.preprocess.push(y).to(x.dtype))
 
     def restore(

@@ -13,6 +13,7 @@ from pushforward.core.shapes import over
 from pushforward.nets.common import activation_named, context_vector, zeroed
 from pushforward.nets.embed import TimeEmbedding
 from pushforward.nets.linear import Linear, rectified
+from pushforward.nets.modulated import Modulated
 
 
 class MLP(nn.Module):
@@ -94,17 +95,25 @@ class TimeMLP(nn.Module):
         self.last = zeroed(last) if zero_last else last
 
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
-        vector = context_vector(context, self.context)
+        added = self.conditions(context)
         # solvers ask for one time for all rows, and what follows from it is worked out once
         embedding = self.time(t[:1] if t.dim() == 1 and t.stride(0) == 0 else over(t, x).flatten())
-        if self.from_context is not None and vector is not None:
-            embedding = embedding + self.from_context(vector)
+        embedding = embedding if added is None else embedding + added
         embedding, h = nn.functional.silu(embedding), x
         for index, (layer, modulation) in enumerate(zip(self.layers, self.modulation, strict=True)):
             scale, shift = modulation(embedding).chunk(2, -1)
             a = nn.functional.silu(layer(h) * (1 + scale) + shift)
             h = h + a if index and h.shape == a.shape else a
         return self.last(h)
+
+    def modulated(self) -> Modulated:
+        """The same function with its divergence, for as long as the weights stay as they are and without gradients."""
+        return Modulated.of(self.time, list(self.layers), list(self.modulation), self.last)
+
+    def conditions(self, context: Context | None) -> Tensor | None:
+        """What the ``context`` adds to the embedding of time, (B, E)."""
+        vector = context_vector(context, self.context)
+        return None if self.from_context is None or vector is None else self.from_context(vector)
 
 
 class SteeredMLP(nn.Module):

@@ -16,13 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from pushforward.core.context import Context
 from pushforward.core.shapes import over
 from pushforward.paths.prediction import coefficients, to_pair
 from pushforward.paths.schedule import Schedule
+from pushforward.solvers import divergence
+from pushforward.solvers.dyadic import Shared
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (x on the circle (B, …), clock (B,)) → P (B, …)
 Denoise = Callable[[Tensor, float, float], Tensor]  # (x, α, σ) → E[x_0 | x]
@@ -160,6 +164,106 @@ class PathVelocity:
         scale, skip, out, clock = (v.to(x.dtype).expand(len(x)) for v in self._numbers(t))
         value = self.denoiser.predict(over(scale, x) * x, clock)
         return over(skip, x) * x + over(out, x) * value
+
+
+class Modulated(Protocol):
+    """A network that knows its divergence, as nets.modulated has it."""
+
+    @property
+    def time(self) -> Callable[[Tensor], Tensor]: ...
+
+    def moments(self, embedding: Tensor, scale: Tensor, skip: Tensor, out: Tensor) -> Tensor: ...
+
+    def __call__(
+        self, x: Tensor, moments: Tensor, of: Tensor, *, value: bool = True, trace: bool = False
+    ) -> tuple[Tensor | None, Tensor | None]: ...
+
+
+class PathField:
+    """``PathVelocity.at`` as a field f(t, x, context) of ``denoiser_in``(context), for equations that are solved for densities.
+
+    Where the network ``net`` can say its divergence itself, by a method ``modulated``, and no gradients are wanted, it does.
+    """
+
+    def __init__(self, denoiser_in: Callable[[Context], Denoiser], net: object, path: Schedule) -> None:
+        self.denoiser_in, self.net, self.path = denoiser_in, net, path
+
+    def __call__(self, t: Tensor, x: Tensor, context: Context | None) -> Tensor:
+        return self._velocity(context).at(t, x)
+
+    def _velocity(self, context: Context | None) -> PathVelocity:
+        return self.denoiser_in(context or Context()).velocity(self.path)
+
+    def prepared(self, context: Context | None = None) -> PreparedVelocity | None:
+        velocity, net = self._velocity(context), self.net
+        other = torch.is_grad_enabled() or torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu")
+        if other or velocity.denoiser.variance or not isinstance(net, Modulates):
+            return None
+        added = net.conditions(context)
+        return PreparedVelocity(velocity, net.modulated(), () if added is None else (added,))
+
+
+@runtime_checkable
+class Modulates(Protocol):
+    def modulated(self) -> Modulated: ...
+
+    def conditions(self, context: Context | None) -> Tensor | None: ...
+
+
+@dataclass(frozen=True)
+class PreparedVelocity:
+    """A ``velocity`` in closed form, for one solve; ``given`` is what conditions add to the network's embedding, (B, E).
+
+    No gradient is kept, so there is nothing that it could be ``rebuilt`` of.
+    """
+
+    velocity: PathVelocity
+    net: Modulated
+    given: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...] = ()
+
+    def rebuilt(self, tensors: tuple[Tensor, ...]) -> PreparedVelocity:
+        return self
+
+    def beforehand(self, times: Tensor) -> tuple[Tensor, ...]:
+        """Of times (N,): the network's moments (N, ·), or where conditions have a say in them (N, E) and thrice (N,)."""
+        scale, skip, out, clock = (v.to(times.dtype) for v in self.velocity._numbers(times))
+        known = (self.net.time(clock), scale, skip, out)
+        return known if self.given else (self.net.moments(*known),)
+
+    def _found(
+        self, t: Tensor | Shared, x: Tensor, given: tuple[Tensor, ...], value: bool, trace: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if not isinstance(t, Shared):
+            of = torch.arange(len(x), device=x.device) if t.dim() else torch.zeros(len(x), dtype=torch.long, device=x.device)
+            t = Shared(t, of, self.beforehand(t.reshape(-1)))
+        moments, of = t.known[0], t.of
+        if given:
+            embedding, scale, skip, out = (v[of] for v in t.known)
+            moments, of = self.net.moments(embedding + given[0], scale, skip, out), torch.arange(len(x), device=x.device)
+        return self.net(x, moments, of, value=value, trace=trace)
+
+    def __call__(self, t: Tensor | Shared, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        """dx/dt at times (), (B,) or shared, and points x (B, D)."""
+        return cast(Tensor, self._found(t, x, given, True, False)[0])
+
+    def derivatives(
+        self,
+        t: Tensor | Shared,
+        x: Tensor,
+        given: tuple[Tensor, ...],
+        probe: Tensor | None = None,
+        *,
+        value: bool = True,
+        trace: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """f (B, D) if ``value``, tr ∂f/∂x (B,) if ``trace``, and eᵀ ∂f/∂x for a ``probe`` e (B, P, D), by autograd."""
+        product = None
+        if probe is not None:
+            times = t.times[t.of] if isinstance(t, Shared) else t
+            _, product = divergence.product(lambda x: self.velocity.at(times, x), x, probe)
+        found, divergent = self._found(t, x, given, value, trace) if value or trace else (None, None)
+        return found, divergent, product
 
 
 def velocity_of(denoise: Denoise, path: Schedule) -> Velocity:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pushforward.solvers.adaptive import adaptive
+from pushforward.solvers.dyadic import Beforehand
 from pushforward.solvers.ode import follow
 from pushforward.solvers.rowwise import Given, RowField, rowwise
 from pushforward.solvers.steps import Field, Solution, State
@@ -37,7 +38,15 @@ class Fixed:
         return follow(f, y, self._times(start, stop), self.method)
 
     def rows(
-        self, f: RowField, y: Tensor, start: float, stop: float, *, given: Given = (), integrand: RowField | None = None
+        self,
+        f: RowField,
+        y: Tensor,
+        start: float,
+        stop: float,
+        *,
+        given: Given = (),
+        integrand: RowField | None = None,
+        beforehand: Beforehand | None = None,
     ) -> Solution:
         """The state at ``stop`` and the integral on the way; f and g are given times of shape ()."""
         g = None if integrand is None else lambda t, state: integrand(t, state[0], given)
@@ -74,9 +83,18 @@ class Adaptive:
         )
 
     def rows(
-        self, f: RowField, y: Tensor, start: float, stop: float, *, given: Given = (), integrand: RowField | None = None
+        self,
+        f: RowField,
+        y: Tensor,
+        start: float,
+        stop: float,
+        *,
+        given: Given = (),
+        integrand: RowField | None = None,
+        beforehand: Beforehand | None = None,
     ) -> Solution:
-        """The state at ``stop`` and the integral on the way; f and g are given times of shape (A,) and A rows of ``given``."""
+        """The state at ``stop`` and the integral on the way; f and g are given times of A rows, ``Shared`` where there is
+        something to know ``beforehand``, and A rows of ``given``."""
         return rowwise(
             f,
             y,
@@ -84,6 +102,7 @@ class Adaptive:
             stop,
             given=given,
             integrand=integrand,
+            beforehand=beforehand,
             rtol=self.tolerance,
             atol=self.tolerance,
             max_steps=self.max_steps,

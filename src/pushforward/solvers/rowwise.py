@@ -8,22 +8,28 @@ tensors.
 An integrand g is integrated along the way by Gauss's rule with one point more than the order of the method asks for:
 divergences vary faster than paths. On fields trained on toys the error of three points to a step of Dormand and Prince's
 method was ten times that of the path, and with four no larger than it.
+
+Where much of a field follows from time alone (``beforehand``), rows share times: solvers/dyadic. Traces of such fields cost
+several times the field, and Gauss's rule then has no point to spare: on trained flows of 2 to 16 numbers the error of log p was
+1 to 2.6 times that with one more, for 0.8 of the work, and below that of the path where D ≥ 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pushforward.core.shapes import over
 from pushforward.solvers.adaptive import CALM, GROW, SAFETY, SHRINK, Limits, exponents, not_finite
+from pushforward.solvers.dyadic import BETA, REACH, Beforehand, rounded, shared
 from pushforward.solvers.steps import Solution, weighted
 from pushforward.solvers.tableau import embedded_named
 
 Given = tuple[Tensor, ...]
-RowField = Callable[[Tensor, Tensor, Given], Tensor]
+RowField = Callable[[Any, Tensor, Given], Tensor]  # times are a tensor, or shared
 
 
 @torch.compiler.disable  # its loop asks for numbers at every step: traced, it is slow to compile and slower to run
@@ -35,6 +41,7 @@ def rowwise(
     *,
     given: Given = (),
     integrand: RowField | None = None,
+    beforehand: Beforehand | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 1000,
@@ -44,32 +51,37 @@ def rowwise(
     """Integrate dy/dt = f(t (A,), y (A, …), given) of each row of ``y`` (B, …) from ``start`` to ``stop``, either way.
 
     ``f`` and ``integrand`` are asked for the A rows that are still under way, with their part of ``given``, the tensors (B,
-    …) that belong to rows; ``integrand`` gives (A,) or (A, Q). The error of each step is below atol + rtol·|y| in the RMS of
-    the row. ``evaluations`` and ``steps`` count calls and rounds of the rows together. Raises PushforwardError as
-    ``adaptive``.
+    …) that belong to rows; ``integrand`` gives (A,) or (A, Q). With ``beforehand``, which makes tensors (N, …) of times (N,),
+    both are given ``Shared`` times. The error of each step is below atol + rtol·|y| in the RMS of the row. ``evaluations`` and
+    ``steps`` count calls and rounds of the rows together. Raises PushforwardError as ``adaptive``.
     """
     tableau, error_row = embedded_named(method)
     limits, (alpha, beta) = Limits(max_steps, max_evaluations), exponents(tableau.order)
     if start == stop:
         return Solution((y,), 0, 0)
-    rule = tableau.gauss[-(-tableau.order // 2) + 1] if integrand is not None else ()
-    nodes = y.new_tensor([*tableau.c[1:], *(theta for theta, _, _ in rule)])[:, None]
+    beta, reach = (beta, 1.0) if beforehand is None else (BETA * beta, REACH)
+    rule = tableau.gauss[-(-tableau.order // 2) + (beforehand is None)] if integrand is not None else ()
+    thetas = [*tableau.c[1:], *(theta for theta, _, _ in rule)]
+    distinct = list(dict.fromkeys(thetas))
+    nodes, node_of = y.new_tensor(distinct)[:, None], [distinct.index(theta) for theta in thetas]
     mixes = y.new_tensor([error_row, *(row for _, _, row in rule)])
     weights = tuple(weight for _, weight, _ in rule)
 
     end = y.new_full((len(y),), stop)
     t, rows = torch.full_like(end, start), torch.arange(len(y), device=y.device)
-    first = f(t, y, given)
+    first = f(t if beforehand is None else shared(beforehand, t, t, t.new_zeros(1, 1))[0], y, given)
     if not bool(first.isfinite().all()):
         raise not_finite(start)
-    h = _first_steps(f, t, y, given, first, stop - start, rtol, atol, tableau.order)
+    h = _first_steps(f, t, y, given, first, stop - start, rtol, atol, tableau.order, beforehand)
     before, total = torch.ones_like(t), None
     parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
     evaluations, steps, rejected = 2, 0, 0
     while True:
-        last = h.abs() >= (end - t).abs()
-        h = torch.where(last, end - t, h)
-        wide, times = over(h, y), torch.addcmul(t, nodes, h).unbind()
+        last = reach * h.abs() >= (end - t).abs()
+        h = torch.where(last, end - t, h if beforehand is None else rounded(t, h))
+        wide = over(h, y)
+        at_nodes: Sequence[Any] = torch.addcmul(t, nodes, h).unbind() if beforehand is None else shared(beforehand, t, h, nodes)
+        times = [at_nodes[i] for i in node_of]
         slopes, proposal = [first], y
         for time, row in zip(times, tableau.a[1:], strict=False):
             proposal = torch.addcmul(y, wide, weighted(slopes, row))
@@ -100,7 +112,7 @@ def rowwise(
             t = torch.where(accepted, torch.where(last, end, t + h), t)
             y, first = torch.where(good, proposal, y), torch.where(good, slopes[-1], first)
             before = torch.where(accepted, calm, before)
-            growth = torch.where(accepted, growth, growth.nan_to_num(0.1).clamp(max=SAFETY))
+            growth = torch.where(accepted, growth, growth.nan_to_num(0.1).clamp(max=SAFETY / reach))
             part = None if part is None else torch.where(over(accepted, part), part, torch.zeros_like(part))
         total = part if total is None or part is None else total + part
         if finished == len(y):
@@ -127,14 +139,27 @@ def _rms(error: Tensor, size: Tensor, rtol: float, atol: float) -> Tensor:
 
 @torch.no_grad()
 def _first_steps(
-    f: RowField, t: Tensor, y: Tensor, given: Given, first: Tensor, span: float, rtol: float, atol: float, order: int
+    f: RowField,
+    t: Tensor,
+    y: Tensor,
+    given: Given,
+    first: Tensor,
+    span: float,
+    rtol: float,
+    atol: float,
+    order: int,
+    beforehand: Beforehand | None,
 ) -> Tensor:
     """Steps (A,) for the start, as in ``adaptive``; rows that do not move at all try the whole way."""
     direction = 1.0 if span > 0 else -1.0
     size, speed = _rms(y, y.abs(), rtol, atol), _rms(first, y.abs(), rtol, atol)
     trial = torch.where((size > 1e-5) & (speed > 1e-5), 0.01 * size / speed, torch.full_like(size, 1e-6)).clamp(max=abs(span))
+    ahead: Any = t + direction * trial
+    if beforehand is not None:
+        trial = torch.ldexp(torch.ones_like(trial), torch.frexp(trial).exponent - 1)
+        (ahead,) = shared(beforehand, t, direction * trial, t.new_ones(1, 1))
     moved = torch.addcmul(y, over(direction * trial, y), first)
-    bend = _rms(f(t + direction * trial, moved, given) - first, y.abs(), rtol, atol) / trial
+    bend = _rms(f(ahead, moved, given) - first, y.abs(), rtol, atol) / trial
     top = torch.maximum(speed, bend.nan_to_num(0.0))
     h = torch.minimum(top.pow(-1 / order), 1000 * trial)
     return direction * torch.where(top > 1e-15, h, torch.full_like(h, abs(span))).clamp(max=abs(span))

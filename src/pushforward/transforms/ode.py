@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -50,20 +50,29 @@ class Prepared(Protocol):
 
     def rebuilt(self, tensors: tuple[Tensor, ...]) -> Prepared: ...
 
-    def __call__(self, t: Tensor, x: Tensor, given: Given) -> Tensor: ...
+    def __call__(self, t: Any, x: Tensor, given: Given) -> Tensor: ...
 
     def derivatives(
-        self, t: Tensor, x: Tensor, given: Given, probe: Tensor | None = None, *, value: bool = True, trace: bool = True
+        self, t: Any, x: Tensor, given: Given, probe: Tensor | None = None, *, value: bool = True, trace: bool = True
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """f if ``value``; tr ∂f/∂x (B,) if ``trace``; (∂f/∂x) e, or eᵀ ∂f/∂x, for a ``probe`` e (B, P, …)."""
         ...
 
 
 @runtime_checkable
-class Prepares(Protocol):
-    """A field that works out beforehand what a solve shares."""
+class Knows(Protocol):
+    """A prepared field of which much follows from time alone: it is then also asked at ``Shared`` times of rows."""
 
-    def prepared(self, context: Context | None = None) -> Prepared: ...
+    def beforehand(self, times: Tensor) -> Given:
+        """Of times (N,), tensors (N, …)."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A field that works out beforehand what a solve shares; None where it has nothing to offer, as under gradients."""
+
+    def prepared(self, context: Context | None = None) -> Prepared | None: ...
 
 
 class ODE(Transform):
@@ -145,7 +154,8 @@ class ODE(Transform):
     ) -> tuple[Tensor, Tensor]:
         """The other end of the path, and the integrals ``wanted``, (B, Q): of the trace, of |f|², of ‖∂f/∂x‖²_F."""
         choice = self.solve_training if self.training else self.solve_evaluation
-        field = self.field.prepared(context) if isinstance(self.field, Prepares) else Direct.of(self.field, context)
+        offered = self.field.prepared(context) if isinstance(self.field, Prepares) else None
+        field = Direct.of(self.field, context) if offered is None else offered
         probe: Given = ()
         if "jacobian" in wanted or ("trace" in wanted and not self.exact):
             draws = draws or Draws(0, 0, len(y), device=y.device)
@@ -155,10 +165,10 @@ class ODE(Transform):
         def system(field: Prepared) -> tuple[RowField, RowField | None, Given]:
             n = len(field.given)
 
-            def f(t: Tensor, x: Tensor, given: Given) -> Tensor:
+            def f(t: Any, x: Tensor, given: Given) -> Tensor:
                 return field(t, x, given[:n])
 
-            def integrand(t: Tensor, x: Tensor, given: Given) -> Tensor:
+            def integrand(t: Any, x: Tensor, given: Given) -> Tensor:
                 return self._integrand(field, t, x, given[:n], given[n] if probe else None, wanted)
 
             # one row of context, as in ``prepare``, is that of all
@@ -169,12 +179,13 @@ class ODE(Transform):
             end, integrals = adjoint(lambda tensors: system(field.rebuilt(tensors)), field.tensors, y, start, stop, choice)
         else:
             f, integrand, given = system(field)
-            solution = choice.rows(f, y, start, stop, given=given, integrand=integrand)
+            beforehand = field.beforehand if isinstance(field, Knows) else None
+            solution = choice.rows(f, y, start, stop, given=given, integrand=integrand, beforehand=beforehand)
             (end,), integrals = solution.state, solution.integral
         return end, y.new_zeros(len(y), 0) if integrals is None else integrals
 
     def _integrand(
-        self, field: Prepared, t: Tensor, x: Tensor, given: Given, probe: Tensor | None, wanted: tuple[str, ...]
+        self, field: Prepared, t: Any, x: Tensor, given: Given, probe: Tensor | None, wanted: tuple[str, ...]
     ) -> Tensor:
         """What is integrated along the way, (A, Q)."""
         exact = self.exact and "trace" in wanted
