@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pushforward.core.random import Draws
 from pushforward.core.shapes import over
+from pushforward.solvers import sde
 from pushforward.solvers.grids import Grid
 from pushforward.solvers.multistep import Denoise
 
@@ -50,14 +51,10 @@ def particles(denoise: Denoise, x: Tensor, known: Tensor, observed: Tensor, grid
     seen, path = every(observed), grid.alpha[0] * known + grid.sigma[0] * draws.normal(*known.shape[1:], dtype=x.dtype)
     place, logits = torch.arange(count, device=x.device), x.new_zeros(rows, count)
     for i in range(grid.steps):
-        (a, s), (b, u) = grid.levels[i], grid.levels[i + 1]
-        q = a / b  # x_t = q x_s + noise of variance v
-        v = max(s**2 - q**2 * u**2, 0.0)
-        renewed = u**2 * v / s**2  # the variance of q(x_s | x_t, x_0)
-        kept = math.sqrt(max(u**2 - renewed, 0.0)) / s
+        (a, s), (keep, add, renewed, _) = grid.levels[i], sde.posterior(grid, i)
         x = torch.where(seen, every(path), x)
-        mean = kept * x + (b - a * kept) * denoise(x.flatten(0, 1), a, s).view_as(x)
-        path = kept * path + (b - a * kept) * known
+        mean = keep * x + add * denoise(x.flatten(0, 1), a, s).view_as(x)
+        path = keep * path + add * known
         if renewed:
             path = path.add_(draws.normal(*known.shape[1:], dtype=x.dtype), alpha=math.sqrt(renewed))
         # at the end the next place is the data, of which D knows no more than the noise that is left
@@ -81,19 +78,15 @@ def repaint(
     """``known`` (B, …) where ``observed`` (B, …) is true, and the rest from the noise ``x``; every step is done ``repeats``
     times, so that what is drawn comes to agree with what is held. With one repeat it is ``replace``."""
     for i in range(grid.steps):
-        (a, s), (b, u) = grid.levels[i], grid.levels[i + 1]
-        q = a / b  # x_t = q x_s + noise of variance v
-        v = max(s**2 - q**2 * u**2, 0.0)
-        renewed = u**2 * v / s**2  # the variance of q(x_s | x_t, x_0)
-        kept = math.sqrt(max(u**2 - renewed, 0.0)) / s
+        (a, s), (keep, add, renewed, v) = grid.levels[i], sde.posterior(grid, i)
         for again in (*(True,) * (repeats - 1), False):
             x = torch.where(observed, a * known + s * normal(), x)
             data = torch.where(observed, known, denoise(x, a, s))
-            x = (kept * x).add_(data, alpha=b - a * kept)
+            x = (keep * x).add_(data, alpha=add)
             if renewed:
                 x.add_(normal(), alpha=math.sqrt(renewed))
-            if again and u:
-                x = (q * x).add_(normal(), alpha=math.sqrt(v))
+            if again and grid.sigma[i + 1]:  # back: x_t = (α_t/α_s) x_s + noise of variance v
+                x = (a / grid.alpha[i + 1] * x).add_(normal(), alpha=math.sqrt(v))
             elif again:
                 break
     return torch.where(observed, known, x)

@@ -36,7 +36,7 @@ Estimate = Tensor | tuple[Tensor, Tensor]  # D, or D and where between the two v
 RATIO = 0.16  # signal to noise of the corrector, as in the source
 
 
-def _posterior(grid: Grid, i: int) -> tuple[float, float, float, float]:
+def posterior(grid: Grid, i: int) -> tuple[float, float, float, float]:
     """q(x_s | x_t, x_0): shares of x and x_0, its variance, and v."""
     q = grid.alpha[i] / grid.alpha[i + 1]
     before, after = grid.sigma[i] ** 2, grid.sigma[i + 1] ** 2
@@ -61,7 +61,7 @@ def ddpm(
         data, learned = found if isinstance(found, tuple) else (found, None)
         if watch:
             watch(i, x, data)
-        keep, add, least, most = _posterior(grid, i)
+        keep, add, least, most = posterior(grid, i)
         x = (keep * x).add_(data, alpha=add)
         if not least:
             continue
@@ -103,7 +103,7 @@ def ddim(denoise: Denoise, x: Tensor, grid: Grid, normal: Normal, *, eta: float 
     """η times the posterior's noise, and as much less of the noise that was there."""
 
     def shares(i: int) -> tuple[float, float, float]:
-        variance = eta**2 * _posterior(grid, i)[2]
+        variance = eta**2 * posterior(grid, i)[2]
         kept = math.sqrt(max(grid.sigma[i + 1] ** 2 - variance, 0.0)) / grid.sigma[i]
         return kept, grid.alpha[i + 1] - grid.alpha[i] * kept, math.sqrt(variance)
 
