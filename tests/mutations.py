@@ -333,8 +333,8 @@ FAULTS = (
     Fault(
         "a consistency function compared with itself",
         "models/consistency.py",
-        "end = denoiser.pair(at(s), s)[0]",
-        "end = denoiser.pair(at(t), t)[0]",
+        "x_s = x - over((t - s).to(y.dtype), y) * (ahead - start)",
+        "s, x_s = t, x",
         "models/test_models_straighten.py",
     ),
     Fault(

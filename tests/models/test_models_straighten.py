@@ -77,6 +77,11 @@ def end_of(x: Tensor, t: Tensor, data: Mixture = ONE) -> Tensor:
     return mean + std * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2).sqrt()
 
 
+def twice(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same for the jump and for the flow."""
+    return lambda x, t: torch.cat([function(x, t)] * 2, 1)
+
+
 def jumping(net: nn.Module, **how: Any) -> ConsistencyModel:
     sampling = Sampling("consistency", 2)
     return ConsistencyModel(Schema(Vector(2)), Compose([]), net, Conditioner((), 4), (2,), sampling=sampling, **how)
@@ -92,7 +97,7 @@ def consistent(**how: Any) -> ConsistencyModel:
         data = end_of(x, t)
         return from_pair("v", data, (x - over(alpha, x) * data) / over(sigma, x), PATH, t)
 
-    return jumping(Given(function), **how).double().eval()
+    return jumping(Given(twice(function)), **how).double().eval()
 
 
 def descend(model: nn.Module, rows: Callable[[int], Batch], steps: int, rate: float = 5e-3) -> None:
@@ -107,8 +112,8 @@ def descend(model: nn.Module, rows: Callable[[int], Batch], steps: int, rate: fl
     model.eval()
 
 
-def small_net() -> TimeMLP:
-    return TimeMLP(2, hidden=(32, 32), scale=3.0)
+def small_net(outputs: int = 2) -> TimeMLP:
+    return TimeMLP(2, hidden=(32, 32), scale=3.0, outputs=outputs)
 
 
 # straightness
@@ -224,7 +229,7 @@ def test_a_consistent_function_has_no_loss() -> None:
         assert losses[0] / losses[1] == pytest.approx(8, rel=0.4)
         assert losses[2] < 1e-6
         assert float(model.eval()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) < 0.01
-        lost = Consistency(jumping(knowing(ONE).net, intervals=400, c=1e-9).double(), knowing(ONE))
+        lost = Consistency(jumping(Given(twice(knowing(ONE).net.function)), intervals=400, c=1e-9).double(), knowing(ONE))
         assert float(lost.train()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) > 1e-4
         assert float(lost.eval()(Batch(x, Draws(0, 0, 2000)))["loss"].mean()) > 0.1
 
@@ -250,7 +255,7 @@ def test_a_posterior_mean_is_no_consistency_function() -> None:
 
 def test_distilling_a_mixture_makes_one_step_enough() -> None:
     torch.manual_seed(0)
-    teacher, student = knowing(THREE), jumping(small_net(), intervals=10).double()
+    teacher, student = knowing(THREE), jumping(small_net(4), intervals=10).double()
     x = THREE.sample(4000, seed=2)
     model = Consistency(student, teacher)
     held = Batch(THREE.sample(1000, seed=3), Draws(7, 0, 1000))
@@ -267,9 +272,9 @@ def test_distilling_a_mixture_makes_one_step_enough() -> None:
 
 
 def test_without_a_teacher_a_mixture_is_learned_too() -> None:
-    """Two jumps of a network that only ever compared two points of the same line."""
+    """Two jumps of a network that learned them from a velocity of its own."""
     torch.manual_seed(0)
-    student, x = jumping(small_net()).double(), THREE.sample(20_000, seed=2)
+    student, x = jumping(small_net(4)).double(), THREE.sample(20_000, seed=2)
 
     class Counted(nn.Module):  # what the trainer calls after each step
         def __init__(self) -> None:
@@ -289,7 +294,7 @@ def test_without_a_teacher_a_mixture_is_learned_too() -> None:
 
 
 def test_the_grid_gets_finer_while_it_is_learned() -> None:
-    model = jumping(small_net())
+    model = jumping(small_net(4))
     found = []
     for trained in (0, 1, 247, 248, 991, 992, 3968, 15_872):
         model.trained.fill_(trained)
@@ -297,14 +302,14 @@ def test_the_grid_gets_finer_while_it_is_learned() -> None:
     assert found == [2, 2, 2, 4, 4, 8, 16, 32]
     model.after_step("model")
     assert int(model.trained) == 15_873
-    assert jumping(small_net(), intervals=5).intervals == 5
+    assert jumping(small_net(4), intervals=5).intervals == 5
     Consistency(model, build(small_net())).after_step("model")
     assert int(model.trained) == 15_874
 
 
 def test_gradients_reach_the_student_alone() -> None:
     torch.manual_seed(0)
-    teacher, student = build(small_net()), jumping(small_net())
+    teacher, student = build(small_net()), jumping(small_net(4))
     with torch.no_grad():
         for net in (teacher.net, student.net):
             net.last.weight.normal_(0, 0.3)

@@ -275,8 +275,8 @@ class ConsistencyOptions(NetOptions):
 
 
 def consistency(schema: Schema, config: ConsistencyOptions) -> ConsistencyModel:
-    """Song et al. 2023, arXiv:2303.01469; trained without a teacher as by Song & Dhariwal 2023, arXiv:2310.14189."""
-    preprocess, net, conditioner, shape = assembled(schema, config, lambda channels: channels)
+    """Song et al. 2023, arXiv:2303.01469; without a teacher by self-distillation, Boffi et al. 2025, arXiv:2505.18825."""
+    preprocess, net, conditioner, shape = assembled(schema, config, lambda channels: 2 * channels)
     return ConsistencyModel(
         schema,
         preprocess,

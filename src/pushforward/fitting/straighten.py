@@ -185,10 +185,11 @@ def _student(fam: Family, schema: Schema, config: Any, teacher: Diffusion) -> Di
     student.preprocess.load_state_dict(teacher.preprocess.state_dict())
     student.conditioner.load_state_dict(teacher.conditioner.state_dict())
     if student.learning.prediction == teacher.learning.prediction:
-        own = student.net.state_dict()
-        # the last layer of a teacher that learned variances has twice the channels
-        fits = {n: t for n, t in teacher.net.state_dict().items() if n in own and own[n].shape == t.shape}
-        student.net.load_state_dict(own | fits)
+        own, jumps = student.net.state_dict(), isinstance(student, ConsistencyModel)
+        given = {n: t for n, t in teacher.net.state_dict().items() if n in own and t.dim()}
+        # the last layer of a teacher that learned variances has twice the channels; that of jumps has the flow's beside them
+        given = {n: torch.cat([t, t]) if jumps and len(own[n]) == 2 * len(t) else t for n, t in given.items()}
+        student.net.load_state_dict(own | {n: t for n, t in given.items() if own[n].shape == t.shape})
     return student
 
 
