@@ -56,7 +56,9 @@ def test_a_run_keeps_its_source(tmp_path: Path) -> None:
     again = pf.load(tmp_path / "run")
     np.testing.assert_array_equal(again.sample(7, seed=2), found.sample(7, seed=2))
     np.testing.assert_array_equal(again.sample(start=left[:9], chunk=4), found.sample(start=left[:9]))
-    assert len(again.trajectory(start=left[:3], frames=4)) == 12
+    way = np.asarray(again.trajectory(start=left[:3], frames=4, steps=30)).reshape(3, 4, 2)
+    np.testing.assert_allclose(way[:, 0], left[:3], atol=1e-5)
+    np.testing.assert_allclose(way[:, -1], again.sample(start=left[:3], steps=30), atol=1e-5)
     few = pf.fit(right, "transport", source=left, source_rows=64, **QUICK)
     kept: Any = few.model
     rows = {tuple(r) for r in kept.source.codes.numpy().tolist()}

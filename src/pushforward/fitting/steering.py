@@ -91,7 +91,7 @@ def trajectory(
     **options: Any,
 ) -> Rows:
     """The way from noise to ``n`` samples, by default 8, as codes: ``frames`` of the first, then those of the second, …, as
-    evenly in steps as can be. A frame is the state brought to variance 1, or with ``guess`` what the model takes the data for.
+    evenly in steps as can be. A frame is the state brought to the scale of data, or with ``guess`` what the model takes the data for.
 
     Raises Unsupported where the family has no such way.
     """
@@ -110,7 +110,8 @@ def trajectory(
         draws = Draws(mix(seed, 0x5A), 0, n, n, fitted.device)
         chosen = of(0, n)
         _, nodes = model.grid(chosen.get("steps"), chosen.get("sampler"), chosen.get("grid"), chosen.get("path"))
-        scale = [np.hypot(a, s) for a, s in nodes.levels]
+        # noise and data are independent; data and what they are coupled to are weighed as points
+        scale = [a + s if fitted.family.source_data else np.hypot(a, s) for a, s in nodes.levels]
         show = lambda i, x, data: seen.append((data if guess else x / scale[i]).clone())
         model.sample(n, given, draws, watch=show, **chosen)
         kept = [seen[i] for i in np.linspace(0, len(seen) - 1, frames).round().astype(int)]

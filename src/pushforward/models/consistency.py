@@ -7,7 +7,7 @@
 a step further along the flow (Song et al. 2023, arXiv:2303.01469). The step is that of a trained model (models/straighten), or
 without one of a velocity that the network learns beside the jump, as the second half of its channels (Boffi et al. 2025,
 arXiv:2505.18825). The same y and ε at s in the place of the step, as in that first paper, would do as well with ever more
-intervals, but each of few blurs: on fashion-mnist one jump was then no better than Euler's step, after 700 steps of training.
+intervals, but few of them blur: on fashion-mnist, 700 steps, one jump had a Fréchet distance of 72 so, of 50 with the flow.
 
 A grid of few intervals is learned soon and one of many is exact: they double whenever the steps trained are four times as many,
 2 at first, 4 from step 248, 8 from step 992, … unless ``intervals`` says how many. The distance, and θ⁻ without averaging, are
