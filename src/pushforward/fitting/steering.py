@@ -91,7 +91,8 @@ def trajectory(
     **options: Any,
 ) -> Rows:
     """The way from noise to ``n`` samples, by default 8, as codes: ``frames`` of the first, then those of the second, …, as
-    evenly in steps as can be. A frame is the state brought to the scale of data, or with ``guess`` what the model takes the data for.
+    evenly in steps as can be. A frame is the state brought to the scale of data, or with ``guess`` what the model takes the
+    data for.
 
     Raises Unsupported where the family has no such way.
     """
