@@ -143,6 +143,23 @@ def test_what_was_measured_moves_the_guess_to_its_posterior_mean(name: str, leve
     torch.testing.assert_close(found, before + (measured - before @ matrix.T) @ gain.T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("level", [(0.9, 0.4), (0.3, 0.95)])
+def test_what_hangs_together_is_moved_together(name: str, level: tuple[float, float]) -> None:
+    """As above, of data with a covariance: one direction has thirty times the variance of the others."""
+    measure, (alpha, sigma) = EXACT[name], level
+    matrix, eye = measure(torch.eye(4, dtype=WIDE)).T, torch.eye(4, dtype=WIDE)
+    cov = eye + 29 / 4 * torch.ones(4, 4, dtype=WIDE) + torch.diag(torch.tensor([0.0, 0.3, 0.1, 0.6], dtype=WIDE))
+    gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * eye)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(3), dtype=WIDE)
+    measured = torch.randn(5, len(matrix), generator=torch.Generator().manual_seed(4), dtype=WIDE)
+    found = posterior(lambda x, a, s: x @ gain.T, measure, measured, noise=0.3, iterations=4)(x, alpha, sigma)
+    # x_0 given x_t is normal with this covariance; then y is learned
+    left = cov - alpha * gain @ cov
+    more = left @ matrix.T @ torch.linalg.inv(matrix @ left @ matrix.T + 0.09 * torch.eye(len(matrix), dtype=WIDE))
+    torch.testing.assert_close(found, x @ gain.T + (measured - x @ gain.T @ matrix.T) @ more.T, rtol=1e-5, atol=1e-5)
+
+
 def test_transposes_are_found_by_autograd() -> None:
     matrix = torch.randn(3, 4, dtype=WIDE)
     back = transpose(lambda x: x @ matrix.T, torch.randn(2, 4, dtype=WIDE))

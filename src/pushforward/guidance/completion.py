@@ -5,19 +5,19 @@
 | ``particles`` | many ancestral chains a row, of which those go on that foresee the known part's own path | Trippe et al. 2022, arXiv:2206.04119 |
 | ``repaint`` | ancestral steps with the known part held to its own noisy path, each taken back and done again | Lugmayr et al. 2022, arXiv:2201.09865 |
 | ``replace`` | the same without going back | Song et al. 2020, arXiv:2011.13456 |
-| ``posterior`` | D moved along the gradient of how well it explains a linear measurement y = A x_0 + τ z | Song et al. 2023, PiGDM; Chung et al. 2022, arXiv:2209.14687 |
+| ``posterior`` | D moved to where it explains a linear measurement y = A x_0 + τ z | Rozet et al. 2024, arXiv:2405.13712; Chung et al. 2022, arXiv:2209.14687 |
 
 Particles are exact in the limit of many particles and steps, as the known part given its data has a path of its own, which needs
 no network, and p(x_0 | path) averaged over paths is p(x_0 | known). The others are not: repaint holds the known part at the
 noise of the moment, and so has long chosen between modes when it hears which one is meant. ``benchmarks/solvers.py completion``
 shows by how much.
 
-    D_y = D + (σ²/α) (∂D/∂x)ᵀ Aᵀ (r² A Aᵀ + τ²)⁻¹ (y − A D),    r² = σ²/(α² + σ²)
+    D_y = D + C Aᵀ (A C Aᵀ + τ²)⁻¹ (y − A D),    C = Cov[x_0 | x] = (σ²/α) ∂D/∂x
 
-The posterior method takes x_0 given x_t for normal with variance r², which is right for data that are standard normal
-coordinate by coordinate; A is a linear function (masks, blurs, down-sampling), or the derivative at D of one that is not. Aᵀ is
-found by autograd, and the system is solved by conjugate gradients, in one step where A Aᵀ is a multiple of the identity. ∂D/∂x
-= (α/σ²) Cov[x_0 | x], so nothing is large at the ends.
+The posterior method takes x_0 given x_t for normal, with the covariance that the network itself knows; A is a linear function
+(masks, blurs, down-sampling), or the derivative at D of one that is not. C u and Aᵀ w are found by autograd, and the system is
+solved by a few steps of conjugate gradients, which go along what is surest first. With a multiple of the identity in the place of
+C, as is common, whatever pixels have in common is moved too far, by a hundred times where there is much noise.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pushforward.solvers import sde
 from pushforward.solvers.grids import Grid
 from pushforward.solvers.multistep import Denoise
 
+_FAINT = 0.02  # signal over noise below which x says nothing of x_0, and its derivative is all error
 METHODS = ("particles", "repaint", "replace", "posterior")
 
 Measure = Callable[[Tensor], Tensor]
@@ -92,21 +93,25 @@ def repaint(
     return torch.where(observed, known, x)
 
 
-def posterior(denoise: Denoise, measure: Measure, measured: Tensor, *, noise: float = 0.0, strength: float = 1.0) -> Denoise:
+def posterior(
+    denoise: Denoise, measure: Measure, measured: Tensor, *, noise: float = 0.0, strength: float = 1.0, iterations: int = 3
+) -> Denoise:
     """``denoise`` given that ``measure``(x_0) was ``measured`` (B, …) with normal noise of deviation ``noise``."""
 
     def found(x: Tensor, alpha: float, sigma: float) -> Tensor:
-        if sigma == 0:
+        if sigma == 0 or alpha < _FAINT * sigma:
             return denoise(x, alpha, sigma)
-        spread = sigma**2 / (alpha**2 + sigma**2)
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             data = denoise(at, alpha, sigma)
-            guess = measure(data)
-            residual = (measured - guess).detach()
-            weight = _solve(measure, data.detach(), residual, spread, max(noise**2, 1e-6 * spread))
-            (slope,) = torch.autograd.grad(guess, at, weight)
-        return torch.add(data.detach(), slope, alpha=strength * sigma**2 / max(alpha, 1e-3))
+        guess = data.detach()
+        spread = sigma**2 / alpha
+        covariance = lambda u: spread * torch.autograd.grad(data, at, u, retain_graph=True)[0]
+        back, forward = transpose(measure, guess), lambda v: torch.func.jvp(measure, (guess,), (v,))[1]
+        least = max(noise**2, 1e-6 * sigma**2 / (alpha**2 + sigma**2))
+        apply = lambda w: torch.add(forward(covariance(back(w))), w, alpha=least)
+        weight = _solve(apply, measured - measure(guess), iterations)
+        return torch.add(guess, covariance(back(weight)), alpha=strength)
 
     return found
 
@@ -124,17 +129,16 @@ def transpose(measure: Measure, at: Tensor) -> Measure:
     return back
 
 
-def _solve(measure: Measure, at: Tensor, right: Tensor, spread: float, noise: float, steps: int = 20) -> Tensor:
-    """w with (spread · J Jᵀ + noise) w = right, row by row, by conjugate gradients, with J at ``at``."""
-    back = transpose(measure, at)
-    forward = lambda v: torch.func.jvp(measure, (at,), (v,))[1]
-    apply = lambda w: torch.add(spread * forward(back(w)), w, alpha=noise)
+def _solve(apply: Measure, right: Tensor, iterations: int) -> Tensor:
+    """w with ``apply``(w) = right, row by row, by so many steps of conjugate gradients."""
     dot = lambda a, b: (a * b).flatten(1).sum(1)
     w, residual = torch.zeros_like(right), right
     direction, size = residual, dot(residual, residual)
-    for _ in range(steps):
+    for _ in range(iterations):
         image = apply(direction)
-        step = size / dot(direction, image).clamp(min=1e-30)
+        bend = dot(direction, image)
+        # a network's derivative is a covariance only nearly: where it bends the wrong way there is no step to take
+        step = torch.where(bend > 1e-9 * size, size / bend.clamp(min=1e-30), torch.zeros_like(size))
         w = w + over(step, direction) * direction
         residual = residual - over(step, image) * image
         after = dot(residual, residual)
