@@ -120,7 +120,7 @@ def completion() -> None:
         for steps in (30, 100):
             with torch.no_grad():
                 drawn = model.complete(x, seen, None, Draws(0, 0, n), steps=steps, **how)[:, 1]
-            calls = steps * (5 if name == "posterior" else how.get("repeats", how.get("particles", 1)))
+            calls = steps * (3 if name == "posterior" else how.get("repeats", how.get("particles", 1)))
             print(f"| {name} | {steps} | {calls} | {drawn.mean():.3f} | {drawn.std():.3f} |", flush=True)
 
 

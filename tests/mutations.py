@@ -317,6 +317,13 @@ FAULTS = (
         "solvers/test_dyadic.py",
     ),
     Fault(
+        "covariance of what is measured without the share of the data",
+        "guidance/completion.py",
+        "spread = sigma**2 / alpha\n",
+        "spread = sigma**2\n",
+        "guidance/test_guidance.py",
+    ),
+    Fault(
         "particles weighed twice as sharply",
         "guidance/completion.py",
         "logits = logits - 0.5 * torch.where",

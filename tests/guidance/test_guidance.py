@@ -135,7 +135,7 @@ def test_what_was_measured_moves_the_guess_to_its_posterior_mean(name: str, leve
     matrix = measure(torch.eye(4, dtype=WIDE)).T  # A
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(3), dtype=WIDE)
     measured = torch.randn(5, len(matrix), generator=torch.Generator().manual_seed(4), dtype=WIDE)
-    found = posterior(STANDARD.denoise, measure, measured, noise=noise)(x, alpha, sigma)
+    found = posterior(STANDARD.denoise, measure, measured, noise=noise, iterations=4)(x, alpha, sigma)
     spread = sigma**2 / (alpha**2 + sigma**2)
     tau2 = max(noise**2, 1e-6 * spread)
     before = alpha / (alpha**2 + sigma**2) * x

@@ -16,8 +16,10 @@ shows by how much.
 
 The posterior method takes x_0 given x_t for normal, with the covariance that the network itself knows; A is a linear function
 (masks, blurs, down-sampling), or the derivative at D of one that is not. C u and Aᵀ w are found by autograd, and the system is
-solved by a few steps of conjugate gradients, which go along what is surest first. With a multiple of the identity in the place of
-C, as is common, whatever pixels have in common is moved too far, by a hundred times where there is much noise.
+solved by ``iterations`` of conjugate gradients, which go along what is surest first: exact where they are as many as measurements,
+but networks are covariances only nearly, and garments with a half torn off came back best by one (RMS error of levels 63, by
+three 75). With a multiple of the identity in the place of C, as is common, whatever pixels have in common is moved too far, by
+a hundred times where there is much noise.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def repaint(
 
 
 def posterior(
-    denoise: Denoise, measure: Measure, measured: Tensor, *, noise: float = 0.0, strength: float = 1.0, iterations: int = 3
+    denoise: Denoise, measure: Measure, measured: Tensor, *, noise: float = 0.0, strength: float = 1.0, iterations: int = 1
 ) -> Denoise:
     """``denoise`` given that ``measure``(x_0) was ``measured`` (B, …) with normal noise of deviation ``noise``."""
 
