@@ -445,8 +445,8 @@ FAULTS = (
     Fault(
         "what was measured pushed away from",
         "guidance/completion.py",
-        "residual = (measured - guess).detach()",
-        "residual = (guess - measured).detach()",
+        "_solve(apply, measured - measure(guess), iterations)",
+        "_solve(apply, measure(guess) - measured, iterations)",
         "guidance/test_guidance.py",
     ),
     Fault(
