@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ class Processes:
 
 def _leave() -> None:
     if torch.distributed.is_initialized():
+        gc.collect()  # an error's traceback may hold a wrapped model, and that its group
         torch.distributed.destroy_process_group()
 
 
