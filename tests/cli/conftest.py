@@ -95,5 +95,6 @@ def made(tmp_path_factory):
     fit(place / "houses.csv", "classifier", "classifier", "--target", "city", "--steps", "3", "--hidden", "8")
     fit(place / "houses.csv", "nice", "given", "--condition", "city", "rooms", "--steps", "3", "--hidden", "8")
     fit(place / "points.npy", "wgan-gp", "wgan", "--steps", "2", "--hidden", "8")
+    fit(place / "points.npy", "rectified-flow", "flow", "--steps", "2", "--hidden", "8")
     fit(place / "points.npy", "vae", "vae", "--steps", "3", "--hidden", "8")
     return place

@@ -261,6 +261,8 @@ USAGE = {
     "cannot complete": (["complete", "WGAN", "POINTS"], ["wgan-gp cannot complete", "gmm"]),
     "cannot predict": (["predict", "RUN", "HOUSES"], ["gmm cannot predict", "classifier"]),
     "cannot sample": (["sample", "CLASSIFIER"], ["classifier cannot sample"]),
+    "a word for a number": (["complete", "FLOW", "POINTS", "--options", "steps=many"], ["steps is a number", "'many'"]),
+    "a broken number": (["score", "FLOW", "POINTS", "--options", "steps=2.5"], ["steps is a whole number", "2.5"]),
     "scoring option": (["score", "RUN", "HOUSES", "--options", "steps=3"], ["no option 'steps'", "it has none"]),
     "encoding option": (["encode", "RUN", "HOUSES", "--options", "3"], ["--options", "steps=50"]),
     "completing option": (["complete", "RUN", "HOUSES", "--options", "steps=3"], ["no option 'steps'", "it has none"]),
@@ -279,7 +281,7 @@ USAGE = {
 def test_wrong_usage(cli, made, tmp_path, case):
     words, expected = USAGE[case]
     names = {"HOUSES": "houses.csv", "VERSE": "verse.txt", "POINTS": "points.npy", "RUN": "houses", "GIVEN": "given"}
-    names |= {"DIGITS": "digits", "WGAN": "wgan", "CLASSIFIER": "classifier"}
+    names |= {"DIGITS": "digits", "WGAN": "wgan", "FLOW": "flow", "CLASSIFIER": "classifier"}
     said = cli(*(made / names[word] if word in names else word for word in words), *(["--quiet"] if words[0] == "fit" else []))
     refused(said, *expected)
     assert len(said.lines) == 1

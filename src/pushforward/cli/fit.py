@@ -90,8 +90,7 @@ class Fit(Command):
             raise UsageError("give --steps or --minutes, not both")
         config = fam.configure(self._own(fam))
         run = self._place(fam)
-        for read in (self.data, self.source):
-            apart(read, self.out)
+        apart(self.data, self.out)
         data = open_for(self.data, fam, target=self.target, condition=self.condition or None, **self.reading.options())
         if not self.quiet:
             _announce(data, fam, run)

@@ -137,6 +137,7 @@ def fit_data(
 ) -> Fitted:
     """As ``fit``, for data that are open already."""
     fam.check(data.schema)
+    apart(source, out)
     other = open_source(source, data.schema, fam)
     config = configured(config, other)
     splits = splits or data.split(training.seed)

@@ -7,6 +7,7 @@ same rows whatever the chunks, before and after save and load.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,13 +147,18 @@ class Fitted:
 
     def check_options(self, options: Mapping[str, Any], verb: str = "sample") -> None:
         """Raises RecipeError for an option of the ``verb`` that the family does not have."""
-        parameters = inspect.signature(getattr(self.model, {"score": "log_prob"}.get(verb, verb))).parameters.values()
-        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        parameters = inspect.signature(getattr(self.model, {"score": "log_prob"}.get(verb, verb))).parameters
+        known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
         known += [*SAMPLER_OPTIONS, "classifier"] if "sampler" in known else []
         for name, value in options.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it has none"
                 raise RecipeError(f"{self.family.name} has no option '{name}' to {verb} with: {hint}")
+            wanted = set(re.findall(r"\w+", str(parameters[name].annotation))) if name in parameters else set()
+            if isinstance(value, str) and wanted & {"int", "float"} and "str" not in wanted:
+                raise RecipeError(f"{name} is a number, found {value!r}")
+            if isinstance(value, float) and "int" in wanted and "float" not in wanted:
+                raise RecipeError(f"{name} is a whole number, found {value}")
             if name == "steps" and value is not None and value < 1:
                 raise RecipeError(f"steps must be at least 1, found {value}")
 
@@ -268,7 +274,7 @@ class Fitted:
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
         arrays of numbers NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
         A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row. ``options`` are
-        the family's: of diffusion method (repaint, replace, posterior), steps, repeats and guidance.
+        the family's: of diffusion method (particles, repaint, replace, posterior), particles, steps, repeats and guidance.
         """
         from pushforward.data.like import identified
 
