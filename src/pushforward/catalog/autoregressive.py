@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pushforward.core.context import Conditioner
 from pushforward.core.schema import Schema
-from pushforward.models.autoregressive import MADE
+from pushforward.models.autoregressive import Autoregressive
 from pushforward.models.elements import elements
 from pushforward.nets.masked import MaskedMLP
 
@@ -23,7 +23,7 @@ class MadeOptions:
     components: int = 5
 
 
-def made(schema: Schema, config: MadeOptions) -> MADE:
+def made(schema: Schema, config: MadeOptions) -> Autoregressive:
     """One ordering, the order of the data: columns, pixels row by row, characters from left to right."""
     parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
     hidden = config.hidden or ((512, 512) if parts.count > 256 else (256, 256))
@@ -35,4 +35,4 @@ def made(schema: Schema, config: MadeOptions) -> MADE:
         direct=parts.count <= 256,
         zero_last=True,
     )
-    return MADE(schema, parts, net, conditioner)
+    return Autoregressive(schema, parts, net, conditioner)

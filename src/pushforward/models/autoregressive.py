@@ -1,93 +1,148 @@
-"""MADE: the masked autoencoder for distribution estimation (Germain et al. 2015, arXiv:1502.03509).
+"""Distributions by the chain rule: one model for every network whose outputs see only what comes before.
 
     log p(x) = Σ_i log p(e_i | e_1 … e_{i−1})
 
-One pass of a masked network gives the parameters of all conditionals; sampling runs element by element on running first-layer
-sums, so that each input is multiplied once.
+One pass of the network gives the parameters of all conditionals, so log p is exact. Sampling runs element by element on a state
+that the network carries along, so that each piece of arithmetic is done once; element i is the quantile, at a uniform number
+u_i, of its conditional. MADE, NADE, a fully visible belief network, PixelCNN, recurrent networks and transformers differ in the
+network alone (catalog/autoregressive.py).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pushforward.core.context import Condition, Conditioner
+from pushforward.core.context import Condition, Conditioner, Context
 from pushforward.core.model import Batch, Completes, Model, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
+from pushforward.models.blocks import PLAIN, Sharpening
 from pushforward.models.elements import Elements
-from pushforward.nets.masked import MaskedMLP
 
 
-class MADE(Model, Samples, Scores, Completes):
-    """``net`` maps features (B, F) to parameters (B, P); those of element i see features of elements before i only."""
+class OrderedNet(Protocol):
+    """Features (B, F) to parameters (B, P), those of an element from the features of elements before it in the order.
+
+    ``start``, ``outputs`` and ``advance`` give the same parameters one element at a time: ``outputs(state, rows)`` those of the
+    next element, whose slice of P is ``rows``; ``advance(state, columns, values)`` makes known its features (B, f), whose slice
+    of F is ``columns``.
+    """
+
+    def __call__(self, features: Tensor, context: Context | None = None) -> Tensor: ...
+
+    def start(self, batch: int, context: Context | None = None) -> Any: ...
+
+    def outputs(self, state: Any, rows: slice) -> Tensor: ...
+
+    def advance(self, state: Any, columns: slice, values: Tensor) -> Any: ...
+
+
+def log_conditionals(elements: Elements, net: OrderedNet, e: Tensor, context: Context) -> Tensor:
+    """log p(e_i | those before), (B, E), of elements ``e`` (B, E)."""
+    return elements.log_prob_elements(net(elements.look(e), context), e)
+
+
+def ancestral(
+    elements: Elements,
+    net: OrderedNet,
+    order: Sequence[int],
+    context: Context,
+    u: Tensor,
+    how: Sharpening = PLAIN,
+    held: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Elements (B, E) float64 drawn in ``order`` at the uniform numbers ``u`` (B, E); of ``held`` = (e, known), both (B, E),
+    those of e where known is true are taken as they are."""
+    quick = getattr(net, "draw", None)
+    if quick is not None and how.plain and (drawn := quick(elements, u, context, held)) is not None:
+        return drawn
+    drawn = torch.zeros_like(u)
+    singles, features, params = elements.singles(), elements.feature_slices, elements.param_slices
+    state = net.start(len(u), context)
+    for i in order:
+        outputs = net.outputs(state, params[i])[:, None]
+        value = singles[i].draw(outputs, u[:, i : i + 1], how)
+        gap = elements.indicator_of.get(i)
+        if gap is not None:  # a number drawn as missing is not there to be seen
+            value = torch.where(drawn[:, gap : gap + 1] > 0, math.nan, value)
+        if held is not None:
+            value = torch.where(held[1][:, i : i + 1], held[0][:, i : i + 1], value)
+        drawn[:, i] = value[:, 0]
+        state = net.advance(state, features[i], singles[i].look(value)[:, 0])
+    return drawn
+
+
+class Autoregressive(Model, Samples, Scores, Completes):
+    """``net`` is an ``OrderedNet`` over the features of ``elements``, whose ``order`` is that of the data unless given."""
 
     density_kind = "exact"
 
     def __init__(
-        self, schema: Schema, elements: Elements, net: MaskedMLP, conditioner: Conditioner, *, particles: int = 16
+        self,
+        schema: Schema,
+        elements: Elements,
+        net: Any,
+        conditioner: Conditioner,
+        *,
+        order: Sequence[int] | None = None,
+        particles: int = 16,
     ) -> None:
         super().__init__(schema)
         self.elements, self.net, self.conditioner, self.particles = elements, net, conditioner, particles
+        self.order = tuple(order) if order is not None else tuple(range(elements.count))
 
     def prepare(self, x: Tensor) -> None:
         self.elements.prepare(x)
 
     def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
         e = self.elements.take_apart(x)
-        params = self.net(self.elements.look(e), self.conditioner(condition, len(x)))
-        return self.elements.log_prob_elements(params, e).sum(1)
+        return log_conditionals(self.elements, self.net, e, self.conditioner(condition, len(x))).sum(1)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         return {"loss": -self.log_prob(batch.x, batch.condition or None)}
 
-    def _ancestral(
-        self, n: int, condition: Condition | None, draws: Draws, e: Tensor | None = None, known: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Elements drawn in order with those of ``e`` where ``known`` held; and Σ log p(known e_i | before), (n,)."""
-        state = self.net.start(n, self.conditioner(condition, n))
-        drawn = torch.zeros(n, self.elements.count, dtype=torch.float64, device=self.device)
-        weight = torch.zeros(n, dtype=torch.float64, device=self.device)
-        feature, param = 0, 0
-        for i, block in enumerate(self.elements.singles()):
-            outputs = self.net.outputs(state, slice(param, param + block.params))[:, None]
-            value = block.sample(outputs, draws)
-            if e is not None and known is not None:
-                scored = block.log_prob(outputs, torch.where(known[:, i : i + 1], e[:, i : i + 1], value))[:, 0]
-                weight += torch.where(known[:, i], scored.double(), 0.0)
-                value = torch.where(known[:, i : i + 1], e[:, i : i + 1], value)
-            gap = self.elements.indicator_of.get(i)
-            if gap is not None:  # a number drawn as missing is not there to be seen
-                value = torch.where(drawn[:, gap : gap + 1] > 0, math.nan, value)
-            drawn[:, i] = value[:, 0]
-            seen = block.look(value)[:, 0]
-            state = self.net.advance(state, slice(feature, feature + block.features), seen)
-            feature, param = feature + block.features, param + block.params
-        return drawn, weight
-
     @torch.no_grad()
-    def sample(self, n: int, condition: Condition | None, draws: Draws, **options: Any) -> Tensor:
-        return self.elements.put_together(self._ancestral(n, condition, draws)[0])
+    def sample(
+        self,
+        n: int,
+        condition: Condition | None,
+        draws: Draws,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        **options: Any,
+    ) -> Tensor:
+        u = draws.uniform(self.elements.count, dtype=torch.float64)
+        how, context = Sharpening(temperature, top_k, top_p), self.conditioner(condition, n)
+        return self.elements.put_together(ancestral(self.elements, self.net, self.order, context, u, how))
 
     @torch.no_grad()
     def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
-        """Exact where the observed elements come first; else ``particles`` ancestral draws with the observed elements held,
-        one of which is kept with probability proportional to the likelihood of what was held (importance resampling)."""
+        """Exact where what is observed comes first in the order; else ``particles`` draws with the observed elements held, one
+        of which is kept with probability proportional to the likelihood of what was held (importance resampling)."""
         known = self.elements.spread(observed)
         e = self.elements.take_apart(torch.where(observed, x, torch.zeros_like(x)))
+        context = self.conditioner(condition, len(x))
+        ordered = known[:, list(self.order)]
+        first = (ordered.cummin(1).values == ordered).all(1)  # what comes after these depends on nothing that follows it
         best = score = None
-        for particle in range(self.particles):
+        for particle in range(1 if bool(first.all()) else self.particles):
             stream = draws.fork(particle)
-            drawn, weight = self._ancestral(len(x), condition, stream, e, known)
+            u = stream.uniform(self.elements.count, dtype=torch.float64)
+            drawn = ancestral(self.elements, self.net, self.order, context, u, held=(e, known))
+            nats = log_conditionals(self.elements, self.net, drawn, context)
             gumbel = -(-stream.uniform(dtype=torch.float64).clamp_(min=1e-300).log()).log()
-            race = weight + gumbel.to(weight.device)
+            race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel
             if best is None or score is None:
                 best, score = drawn, race
             else:
-                better = race > score
+                better = (race > score) & ~first
                 best, score = torch.where(better[:, None], drawn, best), torch.maximum(race, score)
         assert best is not None
         return torch.where(observed, x, self.elements.put_together(best).to(x.dtype))

@@ -1,174 +1,24 @@
-"""What the single elements of an example are distributed as, given parameters, and how they look to a network.
+"""How an example is made of elements, and how they look to a network.
 
 An example is a row of *elements* e (B, E): pixels, symbols, columns; a column with gaps is two, first whether it is
 missing, then its value. A network maps ``features`` (B, F) to ``params`` (B, P); every element owns contiguous slices of
-both. Two kinds:
-
-* ``Levels``: a categorical over K levels (log-softmax of K parameters).
-* ``Mixture``: a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517), log Σ_k π_k p((e − μ_k)/s_k), on a grid of
-  step δ the mass of the cell per step, log Σ_k π_k [σ((e + δ/2 − μ_k)/s_k) − σ((e − δ/2 − μ_k)/s_k)] − log δ,
-  open at the bounds.
-
-``prepare`` sets default parameters from data, to which the network's are added: a network of zeros is the independent model.
+both. What an element is distributed as, given its parameters, is in ``models/blocks.py``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import singledispatch
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pushforward.core.random import Draws
 from pushforward.core.schema import Column, Image, Kind, Table, Tokens, Vector
-
-
-class Block(nn.Module, ABC):
-    """``count`` elements of one kind, each with ``params`` parameters and ``features`` features."""
-
-    count: int
-    params: int
-    features: int
-
-    @abstractmethod
-    def prepare(self, e: Tensor) -> None:
-        """Default parameters from elements (B, count); NaN are unknown."""
-
-    @abstractmethod
-    def look(self, e: Tensor) -> Tensor:
-        """Elements (B, count) → features (B, count, features); unknown elements are zeros."""
-
-    @abstractmethod
-    def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
-        """Parameters (B, count, params) and elements (B, count) → nats (B, count); unknown elements count 0."""
-
-    @abstractmethod
-    def sample(self, params: Tensor, draws: Draws) -> Tensor:
-        """Parameters (B, count, params) → elements (B, count)."""
-
-    def part(self, i: int) -> Block:
-        """The block of element ``i`` alone, sharing statistics."""
-        raise TypeError(f"{type(self).__name__} has no parts")
-
-
-class Levels(Block):
-    """Categoricals over ``levels`` codes. ``ordered`` ones (pixels) show a network one number in [−1, 1], others a one-hot."""
-
-    default: Tensor
-
-    def __init__(self, count: int, levels: int, ordered: bool = False) -> None:
-        super().__init__()
-        self.count, self.params, self.ordered = count, levels, ordered
-        self.features = 1 if ordered else levels
-        self.register_buffer("default", torch.zeros(count, levels))
-
-    def prepare(self, e: Tensor) -> None:
-        onehot = torch.stack([(e == k).sum(0) for k in range(self.params)], -1).double()
-        self.default.copy_(((onehot + 0.1) / (onehot + 0.1).sum(-1, keepdim=True)).log())
-
-    def look(self, e: Tensor) -> Tensor:
-        if self.ordered:
-            return (e * (2 / max(1, self.params - 1)) - 1).to(self.default.dtype)[..., None]
-        return F.one_hot(e.long(), self.params).to(self.default.dtype)
-
-    def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
-        logits = (params.to(self.default.dtype) + self.default).log_softmax(-1)
-        return logits.gather(-1, e.long()[..., None])[..., 0]
-
-    def sample(self, params: Tensor, draws: Draws) -> Tensor:
-        return draws.categorical(params.to(self.default.dtype) + self.default).double()
-
-    def part(self, i: int) -> Levels:
-        one = Levels(1, self.params, self.ordered)
-        one.default = self.default[i : i + 1]
-        return one
-
-
-class Mixture(Block):
-    """Mixtures of ``components`` logistics over numbers; ``resolution`` 0 is continuous, ``bounds`` open the outer cells."""
-
-    mean: Tensor
-    std: Tensor
-    default: Tensor
-
-    def __init__(
-        self, count: int, resolution: float = 0.0, bounds: tuple[float, float] | None = None, components: int = 5
-    ) -> None:
-        super().__init__()
-        self.count, self.params, self.features = count, 3 * components, 1
-        self.resolution, self.bounds, self.components = resolution, bounds, components
-        self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
-        self.register_buffer("std", torch.ones(count, dtype=torch.float64))
-        self.register_buffer("default", torch.zeros(count, 3 * components))
-
-    def prepare(self, e: Tensor) -> None:
-        """Means at mid-quantiles of the data, scales from the gaps between them, equal weights."""
-        k = self.components
-        p = (torch.arange(k, dtype=torch.float64) + 0.5) / k
-        sample = e[:: max(1, len(e) // 20_000)].double()
-        known = ~sample.isnan()
-        count = known.sum(0).clamp(min=1)
-        mean = sample.nan_to_num().sum(0) / count
-        std = ((((sample - mean).nan_to_num() * known).square().sum(0)) / count).sqrt()
-        floor = torch.full_like(std, self.resolution) if self.resolution else 1e-6 * (1 + mean.abs())
-        self.mean.copy_(mean)
-        self.std.copy_(torch.maximum(std, floor))
-        middle = torch.nanquantile(sample, p, 0).nan_to_num().T  # (count, K)
-        edge = torch.nanquantile(sample, torch.linspace(0.02, 0.98, k + 1, dtype=torch.float64), 0).nan_to_num().T
-        least = max(0.1 * self.resolution, 1e-3)
-        scale = (edge.diff(dim=1) / self.std[:, None] / 2.2).clamp(min=0.05 if not self.resolution else least)
-        self.default[:, :k] = 0
-        self.default[:, k : 2 * k] = (middle - self.mean[:, None]) / self.std[:, None]
-        self.default[:, 2 * k :] = scale.log()
-
-    def look(self, e: Tensor) -> Tensor:
-        return ((e - self.mean) / self.std).nan_to_num().to(self.default.dtype)[..., None]
-
-    def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        params = params.to(self.default.dtype) + self.default
-        weight, mean, log_scale = params.split(self.components, -1)
-        return weight.log_softmax(-1), mean, log_scale.clamp(-9, 5)
-
-    def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
-        weight, mean, log_scale = self._split(params)
-        gap = e.isnan()
-        value = ((e - self.mean) / self.std).nan_to_num().to(mean.dtype)[..., None] - mean
-        rate = (-log_scale).exp()
-        if not self.resolution:
-            u = value * rate
-            log_density = -F.softplus(u) - F.softplus(-u) - log_scale - self.std.log().to(mean.dtype)[:, None]
-        else:
-            half = (0.5 * self.resolution / self.std).to(mean.dtype)[:, None]
-            high, low = (value + half) * rate, (value - half) * rate
-            # σ(a) − σ(b) = σ(a) σ(−b) (1 − e^{b−a}) keeps its precision where both are near 0 or near 1
-            inner = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
-            log_density = inner
-            if self.bounds is not None:
-                first, last = (e <= self.bounds[0])[..., None], (e >= self.bounds[1])[..., None]
-                log_density = torch.where(first, F.logsigmoid(high), torch.where(last, F.logsigmoid(-low), inner))
-            log_density = log_density - math.log(self.resolution)
-        return (weight + log_density).logsumexp(-1).masked_fill(gap, 0.0)
-
-    def sample(self, params: Tensor, draws: Draws) -> Tensor:
-        weight, mean, log_scale = self._split(params)
-        chosen = draws.categorical(weight)[..., None]
-        u = draws.uniform(self.count, dtype=torch.float64).clamp_(1e-9, 1 - 1e-9)
-        value = mean.gather(-1, chosen)[..., 0].double() + log_scale.gather(-1, chosen)[..., 0].double().exp() * torch.logit(u)
-        e = self.mean + self.std * value
-        if self.resolution:
-            inverse = round(1 / self.resolution) if self.resolution < 1 else 1 / self.resolution
-            e = (e * inverse).round() / inverse
-        return e.clamp(*self.bounds) if self.bounds else e
-
-    def part(self, i: int) -> Mixture:
-        one = Mixture(1, self.resolution, self.bounds, self.components)
-        one.mean, one.std, one.default = self.mean[i : i + 1], self.std[i : i + 1], self.default[i : i + 1]
-        return one
+from pushforward.models.blocks import PLAIN, Binary, Block, Levels, Mixture, Sharpening
 
 
 class Pixels(nn.Module):
@@ -185,10 +35,17 @@ class Pixels(nn.Module):
         return x.to(self.like.dtype) * self.scale - 1
 
 
+def _slices(owners: list[Tensor]) -> list[slice]:
+    """Where each element's numbers are, from who owns each number."""
+    ends = torch.bincount(torch.cat(owners)).cumsum(0).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
+
+
 class Elements(nn.Module):
     """All elements of an example of ``kind``, in order, as blocks.
 
-    ``feature_element`` (F,) and ``param_element`` (P,) say which element owns each feature and parameter.
+    ``feature_element`` (F,) and ``param_element`` (P,) say which element owns each feature and parameter, ``feature_slices`` and
+    ``param_slices`` where those of each element are.
     """
 
     feature_element: Tensor
@@ -208,6 +65,7 @@ class Elements(nn.Module):
             features.append(index.repeat_interleave(block.features))
             params.append(index.repeat_interleave(block.params))
             at += block.count
+        self.feature_slices, self.param_slices = _slices(features), _slices(params)
         self.register_buffer("feature_element", torch.cat(features), persistent=False)
         self.register_buffer("param_element", torch.cat(params), persistent=False)
 
@@ -276,13 +134,14 @@ class Elements(nn.Module):
         """log p(x | params), (B,)."""
         return self.log_prob_elements(params, self.take_apart(x)).sum(1)
 
-    def sample_elements(self, params: Tensor, draws: Draws) -> Tensor:
+    def sample_elements(self, params: Tensor, draws: Draws, how: Sharpening = PLAIN) -> Tensor:
         """Elements drawn independently given ``params`` (B, P), numbers whether or not they are drawn as gaps: (B, E)."""
-        return torch.cat([b.sample(p, draws) for b, p in zip(self._blocks(), self._params(params), strict=True)], 1)
+        u = draws.uniform(self.count, dtype=torch.float64)
+        return torch.cat([b.draw(p, v, how) for (b, v), p in zip(self._each(u), self._params(params), strict=True)], 1)
 
-    def sample(self, params: Tensor, draws: Draws) -> Tensor:
+    def sample(self, params: Tensor, draws: Draws, how: Sharpening = PLAIN) -> Tensor:
         """Codes drawn independently given ``params`` (B, P)."""
-        return self.put_together(self.sample_elements(params, draws))
+        return self.put_together(self.sample_elements(params, draws, how))
 
     def spread(self, observed: Tensor) -> Tensor:
         """Which elements are known where ``observed`` (B, …) marks known codes; a gap that is to be filled is known to be one
@@ -315,38 +174,41 @@ class Elements(nn.Module):
 
 
 @singledispatch
-def elements(kind: Kind, components: int = 5) -> Elements:
-    """The elements of a kind of data."""
+def elements(kind: Kind, components: int = 5, numbers: str = "logistic", *, codes: bool = False) -> Elements:
+    """The elements of a kind of data: levels as categoricals, numbers and 8-bit pixels as mixtures of ``components``
+    ``numbers`` (logistic or normal). With ``codes`` networks are shown unordered levels as they are."""
     raise TypeError(f"{type(kind).__name__} has no elements")
 
 
 @elements.register
-def _(kind: Vector, components: int = 5) -> Elements:
-    return Elements([Mixture(kind.length, components=components)], kind)
+def _(kind: Vector, components: int = 5, numbers: str = "logistic", *, codes: bool = False) -> Elements:
+    return Elements([Mixture(kind.length, components=components, bell=numbers)], kind)
 
 
 @elements.register
-def _(kind: Image, components: int = 5) -> Elements:
+def _(kind: Image, components: int = 5, numbers: str = "logistic", *, codes: bool = False) -> Elements:
+    if kind.levels == 2:
+        return Elements([Binary(kind.size)], kind)
     if kind.levels <= 32:
-        return Elements([Levels(kind.size, kind.levels, ordered=True)], kind)
-    return Elements([Mixture(kind.size, 1.0, (0.0, kind.levels - 1.0), components)], kind)
+        return Elements([Levels(kind.size, kind.levels, "scaled")], kind)
+    return Elements([Mixture(kind.size, 1.0, (0.0, kind.levels - 1.0), components, numbers)], kind)
 
 
 @elements.register
-def _(kind: Tokens, components: int = 5) -> Elements:
-    return Elements([Levels(kind.length, len(kind.vocabulary))], kind)
+def _(kind: Tokens, components: int = 5, numbers: str = "logistic", *, codes: bool = False) -> Elements:
+    return Elements([Levels(kind.length, len(kind.vocabulary), "code" if codes else "onehot")], kind)
 
 
 @elements.register
-def _(kind: Table, components: int = 5) -> Elements:
+def _(kind: Table, components: int = 5, numbers: str = "logistic", *, codes: bool = False) -> Elements:
     blocks: list[Block] = []
     for column in kind.learned:
-        blocks += _column_blocks(column, components)
+        blocks += _column_blocks(column, components, numbers, "code" if codes else "onehot")
     return Elements(blocks, kind, tuple(i for i, c in enumerate(kind.learned) if not c.discrete and c.missing))
 
 
-def _column_blocks(column: Column, components: int) -> list[Block]:
+def _column_blocks(column: Column, components: int, numbers: str, shown: str) -> list[Block]:
     if column.discrete:
-        return [Levels(1, column.levels)]
-    value = Mixture(1, column.resolution or 0.0, components=components)
-    return [Levels(1, 2), value] if column.missing else [value]
+        return [Levels(1, column.levels, shown)]
+    value = Mixture(1, column.resolution or 0.0, components=components, bell=numbers)
+    return [Levels(1, 2, shown), value] if column.missing else [value]
