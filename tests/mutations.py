@@ -501,13 +501,13 @@ FAULTS = (
     Fault(
         "completion deaf to what is held",
         "models/autoregressive.py",
-        "weight += torch.where(known[:, i], scored.double(), 0.0)",
-        "weight += 0 * torch.where(known[:, i], scored.double(), 0.0)",
+        "race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel",
+        "race = 0 * torch.where(known, nats.double(), 0.0).sum(1) + gumbel",
         _MADE,
     ),
     Fault(
         "mass of a cell taken for its density",
-        "models/elements.py",
+        "models/blocks.py",
         "log_density = log_density - math.log(self.resolution)",
         "log_density = log_density",
         _ELEMENTS,

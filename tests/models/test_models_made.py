@@ -14,7 +14,7 @@ from torch import Tensor
 from pushforward.core.context import Conditioner
 from pushforward.core.random import Draws
 from pushforward.core.schema import Column, ColumnKind, Image, Kind, Schema, Table, Tokens
-from pushforward.models.autoregressive import MADE
+from pushforward.models.autoregressive import Autoregressive
 from pushforward.models.elements import elements
 from pushforward.nets.masked import MaskedMLP
 
@@ -27,7 +27,7 @@ LEVELS = (
 PIXELS, WORDS, ROWS = Image(1, 2, 3, levels=2), Tokens(("a", "b", "c"), 3), Table(LEVELS)
 
 
-def build(tiny: Any, kind: Kind, *, direct: bool = True, conditions: bool = False, particles: int = 16) -> MADE:
+def build(tiny: Any, kind: Kind, *, direct: bool = True, conditions: bool = False, particles: int = 16) -> Autoregressive:
     parts = elements(kind, components=2)
     schema = Schema(kind, tiny.conditions if conditions else ())
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def build(tiny: Any, kind: Kind, *, direct: bool = True, conditions: bool = Fals
     net = MaskedMLP(
         parts.feature_element + 1, parts.param_element + 1, (12, 12), context=conditioner.width, direct=direct, zero_last=True
     )
-    model = MADE(schema, parts, net, conditioner, particles=particles)
+    model = Autoregressive(schema, parts, net, conditioner, particles=particles)
     tiny.perturb(model, 1.5)
     return model.eval().double()
 

@@ -5,8 +5,8 @@ Three kinds of ``Block``, each of ``count`` alike elements:
 * ``Binary``: a Bernoulli, log p(1) = log σ(a).
 * ``Levels``: a categorical over K levels, log-softmax of K parameters.
 * ``Mixture``: a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517) or normals, log Σ_k π_k p((e − μ_k)/s_k), on a
-  grid of step δ the mass of the cell per step, log Σ_k π_k [F((e + δ/2 − μ_k)/s_k) − F((e − δ/2 − μ_k)/s_k)] − log δ, open at the
-  bounds.
+  grid of step δ the mass of the cell per step, log Σ_k π_k [F((e + δ/2 − μ_k)/s_k) − F((e − δ/2 − μ_k)/s_k)] − log δ, open at
+  the bounds.
 
 ``draw`` pushes one uniform number through the quantile function of each element. ``prepare`` sets default parameters from data,
 to which a network's are added: a network of zeros is the independent model.
@@ -193,11 +193,15 @@ def _logistic_cell(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _normal_cell(low: Tensor, high: Tensor) -> Tensor:
-    """log Φ(b) − Φ(a), on the side where both are small."""
+    """log Φ(b) − Φ(a) = log Φ(b) + log(1 − e^{−d}) on the side where both are small.
+
+    Far out d drowns in rounding, so it is kept to the bound (b − a) · max(√(2/π), −b), which is tight there.
+    """
     over = low + high > 0
     low, high = torch.where(over, -high, low), torch.where(over, -low, high)
     upper = torch.special.log_ndtr(high)
-    return upper + torch.log(-torch.expm1(torch.special.log_ndtr(low) - upper))
+    least = (high - low) * (-high).clamp(min=0.797)
+    return upper + torch.log(-torch.expm1(-torch.maximum(upper - torch.special.log_ndtr(low), least)))
 
 
 BELLS: dict[str, Bell] = {

@@ -44,8 +44,8 @@ def _slices(owners: list[Tensor]) -> list[slice]:
 class Elements(nn.Module):
     """All elements of an example of ``kind``, in order, as blocks.
 
-    ``feature_element`` (F,) and ``param_element`` (P,) say which element owns each feature and parameter, ``feature_slices`` and
-    ``param_slices`` where those of each element are.
+    ``feature_element`` (F,) and ``param_element`` (P,) say which element owns each feature and parameter; ``feature_slices``
+    and ``param_slices`` where those of each element are.
     """
 
     feature_element: Tensor
