@@ -177,8 +177,8 @@ class Levels(Block):
 
 @dataclass(frozen=True)
 class Bell:
-    """A symmetric density of location 0 and scale 1: its log, the log of its mass in a cell, of that below a point, and its
-    quantile function; ``scale`` is that of deviation 1."""
+    """A symmetric density of location 0 and scale 1: its log, the log of its mass in a cell (of which the middle and half the
+    width are given), of that below a point, and its quantile function; ``scale`` is that of deviation 1."""
 
     log_density: Callable[[Tensor], Tensor]
     log_cell: Callable[[Tensor, Tensor], Tensor]
@@ -187,21 +187,21 @@ class Bell:
     scale: float
 
 
-def _logistic_cell(low: Tensor, high: Tensor) -> Tensor:
+def _logistic_cell(middle: Tensor, half: Tensor) -> Tensor:
     """log σ(b) − σ(a) as log σ(b) σ(−a) (1 − e^{a−b}), which keeps its precision where both are near 0 or near 1."""
-    return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+    return F.logsigmoid(middle + half) + F.logsigmoid(half - middle) + torch.log(-torch.expm1(-2 * half))
 
 
-def _normal_cell(low: Tensor, high: Tensor) -> Tensor:
+def _normal_cell(middle: Tensor, half: Tensor) -> Tensor:
     """log Φ(b) − Φ(a) = log Φ(b) + log(1 − e^{−d}) on the side where both are small.
 
     Far out d drowns in rounding, so it is kept to the bound (b − a) · max(√(2/π), −b), which is tight there.
     """
-    over = low + high > 0
-    low, high = torch.where(over, -high, low), torch.where(over, -low, high)
+    middle = -middle.abs()
+    high = middle + half
     upper = torch.special.log_ndtr(high)
-    least = (high - low) * (-high).clamp(min=0.797)
-    return upper + torch.log(-torch.expm1(-torch.maximum(upper - torch.special.log_ndtr(low), least)))
+    least = 2 * half * (-high).clamp(min=0.797)
+    return upper + torch.log(-torch.expm1(-torch.maximum(upper - torch.special.log_ndtr(middle - half), least)))
 
 
 BELLS: dict[str, Bell] = {
@@ -285,13 +285,12 @@ class Mixture(Block):
         if not self.resolution:
             log_density = bell.log_density(value * rate) - log_scale - self.std.log().to(mean.dtype)[:, None]
         else:
-            half = (0.5 * self.resolution / self.std).to(mean.dtype)[:, None]
-            high, low = (value + half) * rate, (value - half) * rate
-            log_density = bell.log_cell(low, high)
+            middle, half = value * rate, (0.5 * self.resolution / self.std).to(mean.dtype)[:, None] * rate
+            log_density = bell.log_cell(middle, half)
             if self.bounds is not None:
                 first, last = (e <= self.bounds[0])[..., None], (e >= self.bounds[1])[..., None]
-                ends = torch.where(last, bell.log_below(-low), log_density)
-                log_density = torch.where(first, bell.log_below(high), ends)
+                ends = torch.where(last, bell.log_below(half - middle), log_density)
+                log_density = torch.where(first, bell.log_below(middle + half), ends)
             log_density = log_density - math.log(self.resolution)
         return ((weight.log_softmax(-1) if self.components > 1 else 0.0) + log_density).logsumexp(-1).masked_fill(gap, 0.0)
 
