@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -13,7 +14,7 @@ from torch import Tensor
 from pushforward.core.errors import RecipeError
 from pushforward.core.random import Draws
 from pushforward.core.schema import Column, ColumnKind, Image, Schema, Table, Vector
-from pushforward.models.blocks import BELLS, Binary, Block, Levels, Mixture, Sharpening
+from pushforward.models.blocks import BELLS, Binary, Block, Levels, Mixture, Sharpening, log_ndtr
 from pushforward.models.elements import Pixels, elements
 
 WIDE = torch.float64
@@ -215,6 +216,13 @@ def test_one_component_starts_as_the_data_s_own_normal() -> None:
     found = block.log_prob(torch.zeros(9, 1, 3, dtype=WIDE), e)[:, 0]
     wanted = stats.norm.logpdf(e[:, 0].numpy(), float(data.mean()), float(data.std(unbiased=False)))
     torch.testing.assert_close(found, torch.from_numpy(wanted))
+
+
+def test_the_slope_of_log_ndtr_is_the_hazard_everywhere() -> None:
+    x = torch.tensor([-1e5, -300.0, -20.0, -1.0, 0.0, 3.0, 60.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(log_ndtr(x).sum(), x)
+    wide = x.detach().double().numpy()
+    torch.testing.assert_close(slope.double(), torch.from_numpy(np.exp(stats.norm.logpdf(wide) - stats.norm.logcdf(wide))))
 
 
 def test_gaps_count_nothing_and_look_like_nothing() -> None:

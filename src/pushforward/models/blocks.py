@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +176,25 @@ class Levels(Block):
         return one
 
 
+class _LogNdtr(torch.autograd.Function):
+    """log Φ(x), whose own slope in torch overflows far out: φ(x)/Φ(x) = √(2/π) / erfcx(−x/√2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.special.log_ndtr(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (math.sqrt(2 / math.pi) / torch.special.erfcx(-x / math.sqrt(2)))
+
+
+def log_ndtr(x: Tensor) -> Tensor:
+    """log Φ(x), with a slope that is right everywhere."""
+    return _LogNdtr.apply(x)  # type: ignore[no-untyped-call]
+
+
 @dataclass(frozen=True)
 class Bell:
     """A symmetric density of location 0 and scale 1: its log, the log of its mass in a cell (of which the middle and half the
@@ -199,9 +219,9 @@ def _normal_cell(middle: Tensor, half: Tensor) -> Tensor:
     """
     middle = -middle.abs()
     high = middle + half
-    upper = torch.special.log_ndtr(high)
+    upper = log_ndtr(high)
     least = 2 * half * (-high).clamp(min=0.797)
-    return upper + torch.log(-torch.expm1(-torch.maximum(upper - torch.special.log_ndtr(middle - half), least)))
+    return upper + torch.log(-torch.expm1(-torch.maximum(upper - log_ndtr(middle - half), least)))
 
 
 BELLS: dict[str, Bell] = {
@@ -211,7 +231,7 @@ BELLS: dict[str, Bell] = {
     "normal": Bell(
         lambda s: -0.5 * s.square() - 0.5 * math.log(2 * math.pi),
         _normal_cell,
-        torch.special.log_ndtr,
+        log_ndtr,
         torch.special.ndtri,
         1.0,
     ),
