@@ -36,6 +36,14 @@ _SMALL: dict[str, Any] = {
     "sampling_steps": 4,
     "score_steps": 4,
     "source_rows": 32,
+    "latents": (3, 2),
+    "state": 12,
+    "variables": 3,
+    "classes": 4,
+    "codes": 7,
+    "places": 3,
+    "prior_hidden": (16,),
+    "units": 12,
 }
 
 

@@ -126,8 +126,6 @@ def test_every_parameter_learns_in_some_turn(tiny: Any, name: str, kind: str, co
             assert p.grad is None or p.grad.isfinite().all()
             learned[n] = learned.get(n, False) or touched
     idle = {n for n, moved in learned.items() if not moved}
-    if name == "wgan-gp":  # a constant added to the critic cancels in the gap and in the slope
-        idle -= {n for n in idle if n.startswith("critic.") and n.endswith(".bias") and n.split(".")[-2] in ("last", "2")}
     if FAMILIES[name] not in DIFFUSION:  # only guidance drops conditions in training
         idle -= {n for n in idle if n.endswith("conditioner.null")}
     assert not idle
@@ -451,6 +449,8 @@ def test_exact_masses_of_discrete_data_sum_to_one(tiny: Any, name: str, kind: st
             Column("b", ColumnKind.BOOLEAN, categories=(False, True), missing=True),
         )
         schema = Schema(Table(columns)) if kind == "levels" else Schema(Image(1, 3, 3, levels=2))
+        if schema.example.name not in FAMILIES[name].kinds:
+            pytest.skip("of texts only")
         torch.manual_seed(0)
         model = FAMILIES[name].build(schema, tiny.config(FAMILIES[name])).eval()
         counts = [3, 3] if kind == "levels" else [2] * 9

@@ -253,6 +253,18 @@ def test_compare_does_not_overwrite(tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+def test_all_stands_for_every_family_of_such_data():
+    able = [f.name for f in catalog.chosen(["all"], "signal")]
+    assert {"independent", "gaussian", "ddpm"} < set(able)
+    assert not {"made", "classifier", "transport"} & set(able)
+    assert "classifier" in [f.name for f in catalog.chosen(["all"], "table", target=True)]
+    twice = catalog.chosen(["gmm", "all", "gmm"], "vector")
+    assert twice[0].name == "gmm"
+    assert len(twice) == len({f.name for f in twice})
+    with pytest.raises(RecipeError, match="no family is called 'al'"):
+        catalog.chosen(["al"])
+
+
 # evaluate
 
 
@@ -266,14 +278,19 @@ def measured(data, name, **options):
 
 def test_each_verb_has_its_figures():
     density = {"nats", "bits_per_dim"}
-    drawn = {"sliced_wasserstein", "energy", "c2st", "memorisation", "samples_per_second"}
+    drawn = {"sliced_wasserstein", "energy", "c2st", "memorisation", "samples_per_second", "precision", "recall", "coverage"}
     codes, told, all_have = {"linear_probe", "knn"}, {"accuracy", "log_loss", "calibration"}, {"parameters", "seconds"}
     found = {name: measured("digits", name) for name in ("gaussian", "simclr", "classifier")}
     assert {m.name for m in found["gaussian"].metrics} == density | drawn | codes | all_have
     assert {m.name for m in found["simclr"].metrics} == codes | all_have
     assert {m.name for m in found["classifier"].metrics} == codes | told | all_have
     toy = measured("moons", "wgan-gp", steps=3)
-    assert {m.name for m in toy.metrics} == drawn | all_have
+    assert {m.name for m in toy.metrics} == drawn | all_have | {"critic"}
+    table = measured("penguins", "gmm", steps=3)
+    columns = {"column_shapes", "pair_trends", "c2st_column", "closest_record"}
+    assert {m.name for m in table.metrics} == density | drawn | columns | all_have
+    pictures = measured("digits", "made", steps=3)
+    assert 0 < pictures["coverage"].value <= 1
     for evaluation in found.values():
         assert json.loads(json.dumps(evaluation.to_json(), allow_nan=False))["family"] == evaluation.family
         for metric in evaluation.metrics:
@@ -368,7 +385,8 @@ def test_a_frozen_family_can_be_tuned():
     """with_defaults takes what the family likes and the user overrides it."""
     fam = catalog.family("wgan-gp")
     full = comparing.training_from({"steps": 7}).with_defaults(fam.training)
-    assert (full.steps, full.batch_size, full.weight_decay) == (7, 64, 0.0)
+    assert (full.steps, full.batch_size, full.weight_decay) == (7, fam.training["batch_size"], 0.0)
+    assert comparing.training_from({"steps": 7, "batch_size": 9}).with_defaults(fam.training).batch_size == 9
     by_clock = comparing.training_from({"minutes": 2}).with_defaults(fam.training)
     assert by_clock.steps is None
     assert replace(full, steps=None).with_defaults({}).steps == 3000

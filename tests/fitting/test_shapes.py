@@ -14,7 +14,7 @@ from pushforward.core.errors import DataError
 from pushforward.core.schema import Points, Schema, Signal
 from pushforward.data.signals import read_wav
 from pushforward.data.sources import open_data
-from pushforward.fitting.evaluate import features, outline
+from pushforward.fitting.features import features, outline
 from pushforward.fitting.fit import fit_data, training_from
 from pushforward.metrics import distances
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pushforward.core.context import Context
+from pushforward.core.schema import Image, Kind, Vector
 from pushforward.kernels.product import AVAILABLE
+from pushforward.models.autoregressive import ancestral
+from pushforward.models.elements import elements
 from pushforward.nets.masked import MaskedMLP
 from pushforward.transforms.autoregressive import Autoregressive
 from pushforward.transforms.monotone import Additive, Affine, Monotone
@@ -147,3 +150,43 @@ def test_weights_that_change_without_a_mark_are_seen(how: str) -> None:
     for old, new, true in zip(before, after, truth, strict=True):
         assert not torch.allclose(old, new)
         torch.testing.assert_close(new, true, rtol=1e-5, atol=1e-5)
+
+
+DRAWN = {
+    "bernoulli": Image(1, 5, 7, levels=2),
+    "logistics": Vector(9),
+    "pixels": Image(1, 4, 5, levels=256),
+}
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="this processor takes torch's way")
+@pytest.mark.parametrize("kind", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("rows", [1, 150])
+@torch.no_grad()
+def test_draws_are_those_of_the_reference(kind: Kind, context: int, rows: int) -> None:
+    torch.manual_seed(3)
+    parts, generator = elements(kind, 3), torch.Generator().manual_seed(4)
+    x = 3 * torch.randn(200, *kind.shape, generator=generator, dtype=torch.float64)
+    if isinstance(kind, Image):
+        x = (x.sigmoid() * kind.levels).floor().clamp(max=kind.levels - 1).to(torch.uint8)
+    parts.prepare(x)
+    order = torch.randperm(parts.count, generator=generator).tolist()
+    place = torch.tensor(order).argsort() + 1
+    net = MaskedMLP(place[parts.feature_element], place[parts.param_element], (40, 30), context=context)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.7 / p[0].numel() ** 0.5 if p.dim() > 1 else 0.3)
+    u = torch.rand(rows, parts.count, generator=generator, dtype=torch.float64)
+    known = torch.rand(rows, parts.count, generator=generator) < 0.3
+    e, told = parts.take_apart(x[:rows]), given(context, rows) or Context()
+    for held in (None, (e, known)):
+        quick = net.draw(parts, u, told, held)
+        assert quick is not None
+        net.double(), parts.double()
+        slow = ancestral(parts, net, order, given(context, rows, torch.float64) or Context(), u, held=held)
+        net.float(), parts.float()
+        if held is not None:
+            torch.testing.assert_close(quick[known], e[known], rtol=1e-6, atol=1e-5)
+        apart = (quick - slow).abs() > 1e-3 * (1 + slow.abs())
+        assert float(apart.any(1).double().mean()) <= 0.05  # a last bit may choose another level
+        assert rows == 1 or quick.std(0).max() > 0.1

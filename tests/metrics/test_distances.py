@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.linalg import sqrtm
 
 from pushforward.core.errors import DataError
-from pushforward.metrics import _arrays, energy_distance, frechet_gaussian, mmd, sliced_wasserstein, wasserstein_exact
+from pushforward.metrics import _arrays, energy_distance, frechet_gaussian, kid, mmd, sliced_wasserstein, wasserstein_exact
 
 SYMMETRIC = {
     "sliced": lambda x, y: sliced_wasserstein(x, y, projections=8).value,
@@ -88,6 +88,21 @@ def test_mmd_closed_form_and_error() -> None:
     assert np.mean([r.standard_error for r in runs]) == pytest.approx(np.std(values), rel=0.15)
 
 
+def test_kid_by_its_definition_and_its_error() -> None:
+    x, y = normal(0, 9, 4), normal(1, 7, 4) + 0.5
+    k = lambda a, b: (a @ b.T / 4 + 1) ** 3
+    off = lambda a: (k(a, a).sum() - np.trace(k(a, a))) / (len(a) * (len(a) - 1))
+    assert kid(x, y).value == pytest.approx(off(x) + off(y) - 2 * k(x, y).mean())
+    # E of (x·y/D + 1)³ for independent normals with means a, b and D = 1: 1 + 3ab + 3(1 + a²)(1 + b²) + (a³ + 3a)(b³ + 3b)
+    moment = lambda a, b: 1 + 3 * a * b + 3 * (1 + a**2) * (1 + b**2) + (a**3 + 3 * a) * (b**3 + 3 * b)
+    truth = moment(0, 0) + moment(0.7, 0.7) - 2 * moment(0, 0.7)
+    runs = [kid(normal(2 * s, 60, 1), normal(2 * s + 1, 80, 1) + 0.7) for s in range(400)]
+    values = [r.value for r in runs]
+    assert abs(np.mean(values) - truth) < 4 * np.std(values) / math.sqrt(len(runs))
+    assert np.mean([r.standard_error for r in runs]) == pytest.approx(np.std(values), rel=0.2)
+    assert kid(x, y, degree=1).value != kid(x, y).value
+
+
 def test_mmd_median_of_coinciding_points() -> None:
     assert mmd(np.zeros((5, 2)), np.zeros((4, 2))).value == 0
     assert mmd(np.zeros((5, 2)), np.ones((2, 2))).value > 0.5
@@ -95,9 +110,9 @@ def test_mmd_median_of_coinciding_points() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(0, 31, 3), normal(1, 23, 3)
-    whole = [energy_distance(x, y), mmd(x, y), sliced_wasserstein(x, y, 9), frechet_gaussian(x, y)]
+    whole = [energy_distance(x, y), kid(x, y), sliced_wasserstein(x, y, 9), frechet_gaussian(x, y)]
     monkeypatch.setattr(_arrays, "BLOCK_ENTRIES", 40)
-    parts = [energy_distance(x, y), mmd(x, y), sliced_wasserstein(x, y, 9), frechet_gaussian(x, y)]
+    parts = [energy_distance(x, y), kid(x, y), sliced_wasserstein(x, y, 9), frechet_gaussian(x, y)]
     for a, b in zip(whole[:3], parts[:3], strict=True):
         assert (a.value, a.standard_error) == pytest.approx((b.value, b.standard_error), rel=1e-9)
     assert whole[3] == pytest.approx(parts[3], rel=1e-9)
@@ -185,6 +200,7 @@ def test_bad_settings() -> None:
         lambda: mmd(x, x, bandwidth=0.0),
         lambda: mmd(x, x, bandwidth="mean"),
         lambda: energy_distance(x[:1], x),
+        lambda: kid(x, x, degree=0),
     ):
         with pytest.raises(DataError):
             call()

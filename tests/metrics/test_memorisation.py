@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushforward.core.errors import DataError
-from pushforward.metrics import _arrays, nearest_neighbours
+from pushforward.metrics import _arrays, closest_record, nearest_neighbours
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -112,3 +112,29 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(DataError):
             nearest_neighbours(*args, **options)
+
+
+def test_closest_record_by_hand() -> None:
+    got = closest_record([[0.0], [1.0], [5.0], [9.0]], [[0.1], [9.2]], [[4.0], [1.5]])
+    # 0 → training by far, 1 → held out, 5 → held out, 9 → training
+    assert got.share.value == 0.5
+    assert got.train_distance == pytest.approx(np.median([0.1, 0.9, 4.2, 0.2]))
+    assert got.holdout_distance == pytest.approx(np.median([1.5, 0.5, 1.0, 5.0]))
+    assert closest_record([[1.0]], [[0.0]], [[2.0]]).share.value == 0.5  # a tie
+
+
+def test_closest_record_of_a_good_model_and_a_copier() -> None:
+    samples = normal(3, 800, 4)
+    runs = [closest_record(normal(10 + s, 300, 4), normal(1000 + s, 900, 4), HOLDOUT) for s in range(40)]
+    assert {r.records for r in runs} == {min(900, len(HOLDOUT))}
+    shares = [r.share.value for r in runs]
+    assert abs(np.mean(shares) - 0.5) < 4 * np.std(shares) / np.sqrt(40)
+    mixed = np.concatenate([samples[:400], TRAIN[:400]])
+    copier = closest_record(mixed, TRAIN, HOLDOUT, seed=1)
+    kept = copier.records / len(TRAIN)  # of the copied rows only those that are left after cutting
+    assert copier.share.value > 0.5 + 0.5 * 0.5 * kept - 4 * copier.share.standard_error
+    assert copier.share.value - 0.5 > 6 * copier.share.standard_error
+    with pytest.raises(DataError):
+        closest_record(TRAIN, TRAIN[:, :2], HOLDOUT)
+    with pytest.raises(DataError):
+        closest_record(TRAIN, TRAIN, HOLDOUT, limit=0)

@@ -1,4 +1,4 @@
-"""WGAN-GP, SimCLR, the classifier and the views, each against an explicit computation."""
+"""SimCLR, the classifier and the views, each against an explicit computation."""
 
 from __future__ import annotations
 
@@ -8,97 +8,17 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import log_loss
-from torch import Tensor, nn
+from torch import nn
 
-from pushforward.core.context import Conditioner, Context
 from pushforward.core.errors import RecipeError
 from pushforward.core.model import Batch
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema, Vector
-from pushforward.core.transform import Compose
 from pushforward.models.classifier import Classifier
 from pushforward.models.contrastive import nt_xent
-from pushforward.models.gan import WGAN
 from pushforward.models.views import FeatureViews, ImageViews
 
 WIDE = torch.float64
-
-# gan
-
-
-class Bowl(nn.Module):
-    """D(y) = ½ yᵀ A y + bᵀ y, whose gradient is (A + Aᵀ) y / 2 + b."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.a, self.b = nn.Parameter(torch.randn(size, size)), nn.Parameter(torch.randn(size))
-
-    def forward(self, y: Tensor, context: Context | None = None) -> Tensor:
-        return (0.5 * ((y @ self.a) * y).sum(1) + y @ self.b)[:, None]
-
-
-def gan(tiny: Any, **options: Any) -> WGAN:
-    torch.manual_seed(0)
-    generator = nn.Linear(4, 3)
-    return WGAN(
-        Schema(Vector(3)), Compose([]), generator, Bowl(3), (Conditioner(()), Conditioner(())), (3,), latent=4, **options
-    ).double()
-
-
-def test_gradient_penalty_and_gap_are_what_the_gradient_says(tiny: Any) -> None:
-    model, n = gan(tiny, penalty=7.0), 12
-    x = torch.randn(n, 3, dtype=WIDE)
-    terms = model(Batch(x, Draws(5, 0, n)), "critic")
-    draws = Draws(5, 0, n)
-    fake = model.generator(draws.normal(4, dtype=WIDE)).detach()
-    mix = draws.uniform(dtype=WIDE)[:, None]
-    at = mix * x + (1 - mix) * fake
-    slope = at @ (model.critic.a + model.critic.a.T) / 2 + model.critic.b
-    penalty = (slope.norm(dim=1) - 1) ** 2
-    gap = (model.critic(x) - model.critic(fake))[:, 0]
-    torch.testing.assert_close(terms["penalty"], penalty)
-    torch.testing.assert_close(terms["wasserstein"], gap)
-    torch.testing.assert_close(terms["loss"], 7 * penalty - gap)
-    # and its gradient with respect to the critic is that of the formula, second derivatives included
-    names = list(dict(model.critic.named_parameters()).values())
-    found = torch.autograd.grad(terms["loss"].mean(), names, retain_graph=True)
-    for a, b in zip(found, torch.autograd.grad((7 * penalty - gap).mean(), names), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_a_critic_of_slope_one_pays_nothing(tiny: Any) -> None:
-    model = gan(tiny)
-    with torch.no_grad():
-        model.critic.a.zero_()
-        model.critic.b.copy_(torch.tensor([0.6, 0.0, 0.8]))
-    terms = model(Batch(torch.randn(8, 3, dtype=WIDE), Draws(0, 0, 8)), "critic")
-    assert float(terms["penalty"].detach().abs().max()) < 1e-12
-
-
-@pytest.mark.parametrize("turn", ["critic", "generator"])
-def test_each_turn_trains_its_own_player(tiny: Any, turn: str) -> None:
-    model = gan(tiny)
-    model(Batch(torch.randn(8, 3, dtype=WIDE), Draws(0, 0, 8)), turn)["loss"].mean().backward()
-    mine, other = (model.critic, model.generator) if turn == "critic" else (model.generator, model.critic)
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mine.parameters())
-    assert all(p.grad is None for p in other.parameters())
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_the_generator_climbs_the_critic(tiny: Any) -> None:
-    model = gan(tiny)
-    loss = model(Batch(torch.zeros(8, 3, dtype=WIDE), Draws(2, 0, 8)), "generator")["loss"]
-    fake = model.generator(Draws(2, 0, 8).normal(4, dtype=WIDE))
-    torch.testing.assert_close(loss, -model.critic(fake)[:, 0])
-
-
-def test_the_critic_can_be_judged_without_gradients(tiny: Any) -> None:
-    model = gan(tiny).eval()
-    with torch.no_grad():
-        terms = model(Batch(torch.randn(8, 3, dtype=WIDE), Draws(0, 0, 8)), "critic")
-    assert terms["loss"].isfinite().all()
-    assert not terms["loss"].requires_grad
-
 
 # contrastive
 

@@ -7,7 +7,7 @@ paper, and which net suits which data. Never here: losses, layers, training loop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from pushforward.catalog.family import Family
@@ -20,13 +20,27 @@ from pushforward.catalog.listing import (
     mixtures,
     perception,
     representation,
+    sequences,
     variational,
 )
 from pushforward.core.errors import RecipeError, did_you_mean
 
-__all__ = ["FAMILIES", "Family", "family"]
+__all__ = ["EVERY", "FAMILIES", "Family", "chosen", "family"]
 
-_LISTINGS = (baselines, flows, mixtures, variational, diffusion, autoregressive, adversarial, representation, perception)
+EVERY = "all"
+
+_LISTINGS = (
+    baselines,
+    flows,
+    mixtures,
+    variational,
+    diffusion,
+    autoregressive,
+    sequences,
+    adversarial,
+    representation,
+    perception,
+)
 FAMILIES: Mapping[str, Family] = MappingProxyType({one.name: one for listing in _LISTINGS for one in listing.FAMILIES})
 
 
@@ -35,3 +49,13 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise RecipeError(f"no family is called '{name}': {did_you_mean(name, FAMILIES)}")
     return FAMILIES[name]
+
+
+def chosen(names: Iterable[str], kind: str | None = None, *, target: bool = False) -> list[Family]:
+    """The families of those names, each once; ``all`` stands for every one that learns a distribution of data of ``kind``, and
+    where there is a ``target`` for those that predict it too. Raises as ``family``."""
+    found: dict[str, Family] = {}
+    for name in names:
+        fit = [f for f in FAMILIES.values() if kind in f.kinds and not f.source_data and (target or not f.target)]
+        found |= {f.name: f for f in (fit if name == EVERY else [family(name)])}
+    return list(found.values())

@@ -5,10 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pushforward.core.context import Conditioner
-from pushforward.core.schema import Schema
+from pushforward.core.schema import Image, Schema
 from pushforward.models.autoregressive import Autoregressive
 from pushforward.models.elements import elements
+from pushforward.models.orders import OrderMixture
+from pushforward.nets.belief import NADE, FullyVisible
 from pushforward.nets.masked import MaskedMLP
+from pushforward.nets.orders import ManyOrders
+from pushforward.nets.pixel import PixelCNN
+
+
+@dataclass(frozen=True)
+class FvsbnOptions:
+    """Options of the fully visible belief network.
+
+    components: logistics in the mixture of a number or 8-bit pixel.
+    """
+
+    components: int = 5
+
+
+def fvsbn(schema: Schema, config: FvsbnOptions) -> Autoregressive:
+    """Every parameter linear in the elements before, in the order of the data."""
+    parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
+    net = FullyVisible(parts.feature_element, parts.param_element, context=conditioner.width)
+    return Autoregressive(schema, parts, net, conditioner)
+
+
+@dataclass(frozen=True)
+class NadeOptions:
+    """Options of NADE.
+
+    units: width of the hidden layer. components: logistics in the mixture of a number or 8-bit pixel.
+    """
+
+    units: int = 500
+    components: int = 5
+
+
+def nade(schema: Schema, config: NadeOptions) -> Autoregressive:
+    """One hidden layer whose sums are carried from element to element, in the order of the data."""
+    if config.units < 1:
+        raise ValueError(f"units must be at least 1, found {config.units}")
+    parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
+    net = NADE(parts.feature_slices, parts.param_slices, config.units, context=conditioner.width)
+    return Autoregressive(schema, parts, net, conditioner)
 
 
 @dataclass(frozen=True)
@@ -16,17 +57,29 @@ class MadeOptions:
     """Options of MADE.
 
     hidden: widths of the masked net; None takes (256, 256), or (512, 512) above 256 elements. components: logistics in the
-    mixture of a number or 8-bit pixel.
+    mixture of a number or 8-bit pixel. orders: 1 takes the order of the data; more train the net under that many random orders
+    and masks in turn; 0 under a new one at each step, so that anything can be completed given anything. mixture: of how many of
+    them the density is the mean; None takes all, 8 at most.
     """
 
     hidden: tuple[int, ...] | None = None
     components: int = 5
+    orders: int = 1
+    mixture: int | None = None
 
 
-def made(schema: Schema, config: MadeOptions) -> Autoregressive:
-    """One ordering, the order of the data: columns, pixels row by row, characters from left to right."""
+def made(schema: Schema, config: MadeOptions) -> Autoregressive | OrderMixture:
+    """A masked net, in the order of the data (columns, pixels row by row, characters from left to right) or in many."""
     parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
     hidden = config.hidden or ((512, 512) if parts.count > 256 else (256, 256))
+    if config.orders != 1:
+        many = ManyOrders(
+            parts.feature_element, parts.param_element, hidden, context=conditioner.width, after=parts.indicator_of
+        )
+        mixture = config.mixture if config.mixture is not None else min(8, config.orders or 8)
+        return OrderMixture(schema, parts, many, conditioner, orders=config.orders, mixture=mixture)
+    if config.mixture not in (None, 1):
+        raise ValueError(f"found a mixture of {config.mixture} with one order: give orders too")
     net = MaskedMLP(
         parts.feature_element + 1,
         parts.param_element + 1,
@@ -36,3 +89,39 @@ def made(schema: Schema, config: MadeOptions) -> Autoregressive:
         zero_last=True,
     )
     return Autoregressive(schema, parts, net, conditioner)
+
+
+@dataclass(frozen=True)
+class PixelcnnOptions:
+    """Options of the gated PixelCNN.
+
+    width: units of either stack. first, kernel: sides of the first layer's kernel and of the others', odd. dilations: one for
+    each layer after the first. head: hidden units that the parameters of a channel come from. components: logistics in the
+    mixture of an 8-bit pixel.
+    """
+
+    width: int = 32
+    first: int = 7
+    kernel: int = 3
+    dilations: tuple[int, ...] = (1, 2, 1, 2, 1)
+    head: int = 64
+    components: int = 5
+
+
+def pixelcnn(schema: Schema, config: PixelcnnOptions) -> Autoregressive:
+    """Pixels row by row, the channels of each together."""
+    kind = schema.example
+    assert isinstance(kind, Image)
+    parts, conditioner = elements(kind, config.components), Conditioner(schema.conditions)
+    net = PixelCNN(
+        kind.shape,
+        len(parts.param_element) // kind.size,
+        width=config.width,
+        first=config.first,
+        kernel=config.kernel,
+        dilations=config.dilations,
+        hidden=config.head,
+        context=conditioner.width,
+        binary=kind.levels == 2,
+    )
+    return Autoregressive(schema, parts, net, conditioner, order=net.order)

@@ -38,7 +38,7 @@ class Compare(Command):
     data: Data
     """A table, an array, a text, a folder of images, recordings or texts, or a name such as digits or moons."""
     families: Annotated[Positional[tuple[str, ...]], positional("FAMILY …")]
-    """Names from pushforward models."""
+    """Names from pushforward models; all: every one that learns such data."""
     seeds: Annotated[int, option("K")] = 1
     """Repeat with so many seeds of the training; errors are then over seeds."""
     target: Column = None
@@ -57,10 +57,9 @@ class Compare(Command):
     training: Annotated[TrainingOptions, OmitArgPrefixes] = field(default_factory=TrainingOptions)
 
     def do(self, argv: Sequence[str]) -> int:
-        from pushforward.catalog import family
+        from pushforward.catalog import chosen
 
-        for name in self.families:
-            family(name)
+        chosen(self.families)
         if self.training.steps is not None and self.training.minutes is not None:
             raise UsageError("give --steps or --minutes, not both")
         from pushforward.cli.output import print_json

@@ -197,7 +197,7 @@ def _print_json(run: Path, fitted: Fitted) -> None:
     print_json({"run": str(run), "recipe": found, "evaluation": evaluation(run)})
 
 
-_MAIN = ("nats", "bits_per_dim", "accuracy", "log_loss", "c2st", "linear_probe", "knn")
+_MAIN = ("nats", "bits_per_dim", "accuracy", "log_loss", "c2st", "linear_probe", "knn", "active_units", "critic")
 
 
 def _conclude(data: str, run: Path, fitted: Fitted, opened: Opened, read_as: str | None) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from tyro.conf import Positional
+
 from pushforward.cli.arguments import (
     Command,
     Data,
@@ -23,6 +25,7 @@ from pushforward.cli.arguments import (
     number,
     option,
     pairs,
+    positional,
 )
 
 if TYPE_CHECKING:
@@ -239,13 +242,15 @@ class Complete(Command):
 
     In tables missing values are filled, in arrays NaN are.
 
-    Images and texts show no gaps of their own: --observed says what is there.
+    Images and texts show no gaps of their own: --observed says what is there, or --prompt is the beginning of a text.
     """
 
     run: Run
     """The folder that fit wrote."""
-    data: Data
+    data: Annotated[Positional[str | None], positional("DATA")] = None
     """Rows like those it was fitted on, with gaps."""
+    prompt: Annotated[tuple[str, ...], option("TEXT …")] = ()
+    """Instead of DATA beginnings of texts, each of which is continued."""
     out: Out = None
     """File to write; its ending says the format, as for sample."""
     observed: Annotated[str | None, option("FILE")] = None
@@ -266,6 +271,8 @@ class Complete(Command):
     def do(self, argv: Sequence[str]) -> int:
         from pushforward.cli.output import destination, emit, kind_of
 
+        if (self.data is None) != bool(self.prompt) or (self.prompt and (self.observed or self.measured)):
+            raise UsageError("give DATA, or --prompt and the beginnings of texts")
         fitted = _load(self.run, self.device)
         where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=Path(self.run))
         observed = None if self.observed is None else _mask(Path(self.observed).expanduser())
@@ -273,9 +280,9 @@ class Complete(Command):
         if self.measured is not None:
             if observed is not None:
                 raise UsageError("--measured and --observed say two things of the same data: give one")
-            filled = fitted.restore(_pictures(self.data), self.measured, seed=self.seed, **given)
+            filled = fitted.restore(_pictures(self.data or ""), self.measured, seed=self.seed, **given)
         else:
-            filled = fitted.complete(self.data, observed=observed, seed=self.seed, **given)
+            filled = fitted.complete(list(self.prompt) or self.data, observed=observed, seed=self.seed, **given)
         emit(filled, where, schema=fitted.schema, run=self.run, data=self.data, seed=self.seed)
         return 0
 

@@ -81,6 +81,9 @@ class Model(nn.Module, ABC):
         """Have torch compile, in place, what is computed most: here every network. Needs a C++ compiler on the CPU."""
         _compile_networks(self)
 
+    def before_round(self, done: float) -> None:
+        """Called before each round of turns with the share of training that is done, in [0, 1), which schedules go by."""
+
     def after_step(self, turn: str) -> None:
         """Called after each optimiser step (target networks, codebook averages, weight clipping)."""
 
@@ -145,6 +148,15 @@ class Scores(ABC):
         Where ``density_kind`` is ``lower_bound`` one call is one random draw of a log importance weight log w with
         E[w] = p(x): the mean of log w bounds log p(x) from below, log-mean-exp over several draws does so more tightly.
         """
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """A density that finds many importance weights of a row in less time than one by one."""
+
+    def log_weights(self, x: Tensor, samples: int, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
+        """``log_prob`` with ``draws.fork(k)`` for k = 0 … samples − 1, (B, samples)."""
+        ...
 
 
 class Encodes(ABC):

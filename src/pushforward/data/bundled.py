@@ -28,6 +28,7 @@ from pushforward.core.errors import DataError, did_you_mean
 from pushforward.core.schema import Schema, Signal, Vector
 from pushforward.data import images, points, signals, text, toys
 from pushforward.data.arrays import ArrayStore
+from pushforward.data.binarised import binarised
 from pushforward.data.dataset import Data, TensorStore
 
 TOY_POINTS = 10_000
@@ -84,6 +85,13 @@ def _idx_remotes(home: str, sums: tuple[str, str, str, str]) -> tuple[Remote, ..
     return tuple(Remote(f"{home}/{file}", digest) for file, digest in zip(_IDX_FILES, sums, strict=True))
 
 
+_MNIST_SUMS = (
+    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+)
+
 _DIAMONDS = ("carat", "cut", "color", "clarity", "depth", "table", "price", "x", "y", "z")
 _PENGUINS = (
     "species",
@@ -102,15 +110,7 @@ CATALOG: dict[str, Bundled] = {
         "70 000 handwritten digits, 28×28 grey, with labels; 10 000 are the test set",
         "image",
         "mnist/mnist.npz",
-        _idx_remotes(
-            "https://ossci-datasets.s3.amazonaws.com/mnist",
-            (
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
-        ),
+        _idx_remotes("https://ossci-datasets.s3.amazonaws.com/mnist", _MNIST_SUMS),
     ),
     "fashion-mnist": Bundled(
         "70 000 pictures of clothing, 28×28 grey, with labels; 10 000 are the test set",
@@ -130,6 +130,12 @@ CATALOG: dict[str, Bundled] = {
         "70 000 handwritten digits, 28×28 black and white, the fixed binarization; 10 000 are the test set",
         "image",
         "binarized_mnist/binarized_mnist.npz",
+    ),
+    "dynamic-mnist": Bundled(
+        "70 000 handwritten digits, 28×28 black and white, drawn anew from the grey ones at each training step",
+        "image",
+        "mnist/mnist.npz",
+        _idx_remotes("https://ossci-datasets.s3.amazonaws.com/mnist", _MNIST_SUMS),
     ),
     "emoji": Bundled(
         "7572 emoji, 32×32 colour, in two drawing styles and ten categories, with captions", "image", "emoji/emoji32.npz"
@@ -408,6 +414,7 @@ _IMAGES: dict[str, Callable[[str], Data]] = {
     "mnist": _mnist,
     "fashion-mnist": _mnist,
     "binarized-mnist": _binarized,
+    "dynamic-mnist": lambda name: binarised(_mnist(name)),
     "emoji": _emoji,
 }
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pushforward.core.errors import DataError
+from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
 
 Index = slice | np.ndarray
+_REDRAWN = 0x4ED4  # stream of a batch's draws
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Store(Protocol):
 
     def take(self, index: np.ndarray) -> Rows:
         """Codes of the rows at ``index`` (int64, any order)."""
+        ...
+
+
+@runtime_checkable
+class Redraws(Store, Protocol):
+    """A store whose rows are drawn anew each time that they are trained on."""
+
+    def redraw(self, index: np.ndarray, draws: Draws) -> Rows:
+        """Codes of the rows at ``index``, random numbers from ``draws``."""
         ...
 
 
@@ -81,6 +92,11 @@ class Data:
     def rows(self, at: Index = slice(None)) -> Rows:
         """Codes of the rows at positions ``at`` of this view."""
         return self.store.take(self.index[at])
+
+    def to_train_on(self, at: Index, draws: Draws) -> Rows:
+        """As ``rows``, drawn anew where the store does that."""
+        store = self.store
+        return store.redraw(self.index[at], draws.fork(_REDRAWN)) if isinstance(store, Redraws) else self.rows(at)
 
     def select(self, at: Index) -> Data:
         """The view of the rows at positions ``at``."""

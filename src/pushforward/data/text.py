@@ -210,6 +210,19 @@ def encode(kind: Tokens, texts: str | Sequence[str]) -> Tensor:
     return torch.from_numpy(x)
 
 
+def begun(kind: Tokens, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Beginnings of texts, filled up to their length with some symbol, and which characters were given, bool (B, length).
+
+    Raises DataError for one that is longer than that.
+    """
+    for row, text in enumerate(texts):
+        if len(text) > kind.length:
+            raise DataError(f"row {row} has {len(text)} characters: expected at most {kind.length}")
+    filler = next((symbol for symbol in kind.vocabulary if symbol != PAD), PAD)
+    given = np.arange(kind.length) < np.array([len(text) for text in texts])[:, None]
+    return [text.ljust(kind.length, filler) for text in texts], given
+
+
 def decode(kind: Tokens, x: Tensor) -> list[str]:
     """Strings of codes (B, length), without pad symbols. Raises DataError for codes outside the vocabulary."""
     codes = x.detach().cpu().numpy()

@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushforward.catalog import FAMILIES, family
+from pushforward.catalog import EVERY, FAMILIES, chosen
 from pushforward.core.errors import DataError, Interrupted, PushforwardError, RecipeError
-from pushforward.fitting.evaluate import Evaluation, evaluate, write_evaluation
+from pushforward.data.sources import open_data
+from pushforward.fitting.evaluate import evaluate, write_evaluation
+from pushforward.fitting.figures import Evaluation
 from pushforward.fitting.files import apart, whole, write_json, writing_failed
 from pushforward.fitting.fit import fit_data, open_for, training_from
 from pushforward.fitting.options import split_options
@@ -175,9 +177,10 @@ def compare(
 ) -> Comparison:
     """Fit every family on the same rows under the same budget and measure them on the same test rows.
 
-    ``minutes`` or ``steps`` each; ``seeds`` > 1 repeats with other seeds of the training (the split stays). Predictors get
-    ``target``, families that take conditions get ``condition``. ``options`` are the trainer's. A family that fails is reported
-    and does not stop the others. With ``out``: a run folder a family, leaderboard.csv, leaderboard.json and report.html.
+    ``families`` are names, of which ``all`` stands for every one that learns such data. ``minutes`` or ``steps`` each;
+    ``seeds`` > 1 repeats with other seeds of the training (the split stays). Predictors get ``target``, families that take
+    conditions get ``condition``. ``options`` are the trainer's. A family that fails is reported and does not stop the others.
+    With ``out``: a run folder a family, leaderboard.csv, leaderboard.json and report.html.
     """
     if not families:
         raise RecipeError("name at least one family to compare: pushforward models lists them")
@@ -185,18 +188,22 @@ def compare(
         raise RecipeError(f"seeds must be at least 1, found {seeds}")
     if minutes is not None and steps is not None:
         raise RecipeError("give minutes or steps, not both")
-    chosen = [family(name) for name in dict.fromkeys(families)]
+    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length, "kind": kind}
+    if EVERY in families:
+        example = open_data(data, target=target, condition=condition or (), **how).schema.example.name
+        chosen_families = chosen(families, example, target=target is not None)
+    else:
+        chosen_families = chosen(families)
     given, _ = split_options(options, ())
     base = training_from({**given, "minutes": minutes, "steps": steps, "seed": seed})
     folder = Path(out) if out is not None else None
     if folder is not None:
         apart(data, folder)
         _prepare_folder(folder, force)
-    how: dict[str, Any] = {"types": types, "bounds": bounds, "drop": drop, "resize": resize, "length": length, "kind": kind}
     results: list[Result] = []
     name = str(data) if isinstance(data, (str, Path)) else "data"
     board = Progress("compare", quiet=quiet, after=0)
-    for fam in chosen:
+    for fam in chosen_families:
         for repeat in range(seeds):
             training = base.__class__(**{f.name: getattr(base, f.name) for f in fields(base)} | {"seed": seed + repeat})
             label = fam.name if seeds == 1 else f"{fam.name}-seed{seed + repeat}"

@@ -91,7 +91,16 @@ class Processes:
 
     def sum(self, value: Tensor) -> Tensor:
         """Summed over processes."""
-        return self.accelerator.reduce(value, "sum") if self.world > 1 else value
+        if self.world == 1:
+            return value
+        return self._sparse_sum(value.coalesce()) if value.is_sparse else self.accelerator.reduce(value, "sum")
+
+    def _sparse_sum(self, value: Tensor) -> Tensor:
+        """The sum of sparse vectors of counts, each filled up with counts of 0 to the length of the longest."""
+        every = self.accelerator.pad_across_processes, self.accelerator.gather
+        index, count = (every[1](every[0](part.contiguous())) for part in (value.indices()[0], value.values()))
+        there = count != 0
+        return torch.sparse_coo_tensor(index[there][None], count[there], value.shape, check_invariants=False).coalesce()
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process: what all must do together, such as stopping, is decided here."""

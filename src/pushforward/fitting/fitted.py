@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pushforward.catalog import FAMILIES, Family
 from pushforward.core.errors import DataError, PushforwardError, RecipeError, Unsupported, did_you_mean
-from pushforward.core.model import Completes, Encodes, Interpolates, Model, Predicts, Samples, Scores
+from pushforward.core.model import Completes, Encodes, Interpolates, Model, Predicts, Samples, Scores, Weighs
 from pushforward.core.random import Draws, mix
 from pushforward.core.schema import Image, Schema, Tokens
 from pushforward.data.dataset import Data, Rows
@@ -218,6 +218,8 @@ class Fitted:
 
         def run(x: Tensor, condition: dict[str, Tensor] | None, start: int, stop: int) -> Tensor:
             draws = Draws(mix(seed, _SCORING), start, stop, len(opened), self.device)
+            if repeats > 1 and isinstance(model, Weighs):
+                return model.log_weights(x, repeats, condition, draws).double()
             return torch.stack([find(x, condition, draws.fork(k), **options).double() for k in range(repeats)], 1)
 
         weights = self._each("score", opened, run, self._chunk(chunk, 4)).numpy()
@@ -272,17 +274,22 @@ class Fitted:
         """``data`` with what is missing drawn from p(missing | observed).
 
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
-        arrays of numbers NaN are; for anything else ``observed``, a boolean array of the data's shape, says what is there.
+        arrays of numbers NaN are; of a list of texts what follows them is, up to the length that was learned; for anything else
+        ``observed``, a boolean array of the data's shape, says what is there.
         A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row. ``options`` are
         the family's: of diffusion method (particles, repaint, replace, posterior), particles, steps, repeats and guidance.
         """
         from pushforward.data.like import identified
+        from pushforward.data.recognise import is_texts
+        from pushforward.data.text import begun
 
         self._able("complete", Completes)
         model = self.model
         assert isinstance(model, Completes)
         self.check_options(options, "complete")
         kind = self.schema.example
+        if observed is None and isinstance(kind, Tokens) and is_texts(data):
+            data, observed = begun(kind, data)
         if observed is None and isinstance(kind, (Image, Tokens)):
             raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
         opened = self.open(data, holes=True)

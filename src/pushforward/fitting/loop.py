@@ -30,6 +30,9 @@ from pushforward.fitting.progress import Progress
 Callback = Callable[[Record], Any]
 
 
+_MUCH = 1.25  # times the least distance between samples and data so far: farther is worse, nearer may be chance
+
+
 @dataclass
 class Job:
     """What is trained on what."""
@@ -168,12 +171,18 @@ class Loop:
         raise Interrupted(f"stopped at {where}, saved in {self.job.run}; go on with: {self.job.how_to_go_on}")
 
     def judge(self, value: float, state: Callable[[], dict[str, Tensor]]) -> bool:
-        """Keep the best state; true when patience has run out."""
-        if value < self.best - 1e-9 * abs(value):
-            self.best, self.stale, self.best_state = value, 0, state()
+        """Keep the best state; true when patience has run out.
+
+        A distance between samples is that of a few, and says nothing of a GAN's modes: the later state is kept unless it is
+        much farther from the data than the best was.
+        """
+        better = value < self.best - 1e-9 * abs(value)
+        if better or (not self.model.comparable and value <= _MUCH * self.best):
+            self.best_state = state()
+        if better:
+            self.best, self.stale = value, 0
         else:
             self.stale += 1
-        # a distance between samples is too noisy to stop by: the best state is kept all the same
         return self.model.comparable and 0 < self.training.patience <= self.stale
 
     def tell(self, record: Record) -> bool:

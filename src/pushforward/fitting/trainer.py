@@ -28,6 +28,7 @@ from pushforward.fitting.validation import sample_distance, validation_loss
 
 _ORDER, _NOISE = 0x0DE4, 0x401E  # streams of the seed
 _ROLLBACKS = 5
+_LOOKING = 0.1  # of a budget in minutes goes into validation, at most
 
 
 def train(job: Job) -> History:
@@ -75,7 +76,7 @@ class GradientFit(Loop):
         self._terms: dict[str, Tensor] = {}
         self._loss_count = 0
         self._mark = (0, time.monotonic())
-        self._validated = 0
+        self._validated, self._looking = 0, 0.0
         self.snapshots = Snapshots(job)
         self.good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -108,7 +109,7 @@ class GradientFit(Loop):
         offset = self.processes.rank * self.local
         draws = Draws(mix(self.training.seed, _NOISE, self.batches), offset, offset + self.local, size, self.device)
         self.batches += 1
-        return to_batch(self.job.train.rows(index), self.model.schema, draws, self.device)
+        return to_batch(self.job.train.to_train_on(index, draws), self.model.schema, draws, self.device)
 
     def _places(self, first: int) -> np.ndarray:
         """Rows at the places from ``first`` on of the shuffled epochs laid end to end."""
@@ -141,10 +142,11 @@ class GradientFit(Loop):
                 self._round(done)
                 self.step += 1
                 done = self.done()
-                due = self.step % every == 0 if total else done * self.training.validate >= self._validated + 1
+                due = self.step % every == 0 if total else self._due(done)
                 if due or done >= 1:
-                    self.stopped = self.processes.any(self._validate(done))
+                    before, self.stopped = done, self.processes.any(self._validate(done))
                     done = self.done()
+                    self._looking += done - before
                     self.save(now=True)
                 else:
                     self.save()
@@ -156,19 +158,26 @@ class GradientFit(Loop):
                     self.stop_here()
         self._finish()
 
+    def _due(self, done: float) -> bool:
+        """By the clock: whether it is time to validate, and no more than a share of it went into that so far."""
+        return done * self.training.validate >= self._validated + 1 and self._looking <= _LOOKING * done
+
     def _round(self, done: float) -> None:
         warm = min(1.0, done / self.training.warmup) if self.training.warmup and done < self.training.warmup else 1.0
         if self.training.steps and warm < 1:
             warm = max(warm, 1 / max(1.0, self.training.warmup * self.training.steps))
         pace = self.slower * max(warm, 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        self.model.before_round(done)
+        told: dict[str, Tensor] = {}
         for turn in self.model.turns:
             optimiser = self.optimisers[turn.name]
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * pace
             for _ in range(turn.repeats):
                 terms = self._step(turn, optimiser)
-        self._loss_sum += terms["loss"]
-        for name, value in terms.items():
+            told |= terms
+        self._loss_sum += told["loss"]
+        for name, value in told.items():
             self._terms[name] = self._terms.get(name, 0) + value
         self._loss_count += 1
         if self.average:

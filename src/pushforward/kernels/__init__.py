@@ -20,7 +20,10 @@ from functools import cache
 from typing import Any
 
 _PATIENCE = 2.0  # seconds
-_NAMES = ("affine", "attention", "autoregressive", "lanes", "modulated", "norm", "product", "spline", "stack", "threads")
+_NAMES = (
+    *("affine", "attention", "autoregressive", "causal", "gaussians", "lanes", "modulated", "nade"),
+    *("norm", "pixel", "product", "spline", "stack", "threads", "tree"),
+)
 
 
 def __getattr__(name: str) -> Any:

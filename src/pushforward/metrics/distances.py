@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pushforward.core.errors import DataError
 from pushforward.metrics._arrays import (
@@ -21,10 +23,12 @@ from pushforward.metrics._arrays import (
     generator,
     mean_row,
     row_blocks,
-    squared_distances,
+    square_block,
     subsample,
     triangular,
 )
+
+Kernel = Callable[[Tensor, Tensor], Tensor]  # rows (B, D), all rows (M, D) → a new block (B, M)
 
 _EXACT_ROWS = 2048
 _EXACT_PLAN = 40_000
@@ -77,42 +81,40 @@ def sliced_wasserstein(x: Values, y: Values, projections: int = 128, p: float = 
     return Estimate(mean ** (1 / p), error * slope)
 
 
-def _self_sums(
-    x: NDArray[np.float64], kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> tuple[NDArray[np.float64], float]:
+def _self_sums(x: Tensor, kernel: Kernel) -> tuple[NDArray[np.float64], float]:
     """For each row the mean of k over the other rows, (N,), and the variance of k left when row means are taken out."""
-    rows_mean, square = np.empty(len(x)), 0.0
+    rows_mean, square = np.zeros(len(x)), 0.0
     for rows in row_blocks(len(x), len(x)):
-        block = kernel(squared_distances(x[rows], x))
-        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0
-        rows_mean[rows] = block.sum(1) / (len(x) - 1)
-        square += float(np.einsum("nm,nm->", block, block))
+        # each pair once: what lies left of the block is known from the blocks above
+        block = kernel(x[rows], x[rows.start :])
+        block.diagonal().zero_()
+        own, later = block[:, : len(block)], block[:, len(block) :]
+        rows_mean[rows] += block.sum(1).numpy()
+        rows_mean[rows.stop :] += later.sum(0).numpy()
+        square += float(2 * torch.vdot(block.flatten(), block.flatten()) - own.square().sum())
+    rows_mean /= len(x) - 1
     rest = square / (len(x) * (len(x) - 1)) - 2 * np.mean(rows_mean**2) + np.mean(rows_mean) ** 2
     return rows_mean, max(float(rest), 0.0)
 
 
-def _cross_sums(
-    x: NDArray[np.float64], y: NDArray[np.float64], kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+def _cross_sums(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """The mean of k over the other set for each row of x (N,) and of y (M,), and the variance of k left beside them."""
     x_mean, y_mean, square = np.empty(len(x)), np.zeros(len(y)), 0.0
     for rows in row_blocks(len(x), len(y)):
-        block = kernel(squared_distances(x[rows], y))
+        block = kernel(x[rows], y)
         x_mean[rows] = block.mean(1)
-        y_mean += block.sum(0) / len(x)
-        square += float(np.einsum("nm,nm->", block, block))
+        y_mean += block.sum(0).numpy() / len(x)
+        square += float(torch.vdot(block.flatten(), block.flatten()))
     rest = square / (len(x) * len(y)) - np.mean(x_mean**2) - np.mean(y_mean**2) + np.mean(x_mean) ** 2
     return x_mean, y_mean, max(float(rest), 0.0)
 
 
-def _discrepancy(x: Floats, y: Floats, kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Estimate:
-    """E k(X, X') + E k(Y, Y') − 2 E k(X, Y) without bias, for a kernel of squared distances, with its standard error."""
+def _discrepancy(x: Tensor, y: Tensor, kernel: Kernel) -> Estimate:
+    """E k(X, X') + E k(Y, Y') − 2 E k(X, Y) without bias, with its standard error."""
     n, m = len(x), len(y)
-    centre = mean_row(x, y)
-    left, right = x - centre, y - centre
-    xx, rest_xx = _self_sums(left, kernel)
-    yy, rest_yy = _self_sums(right, kernel)
-    xy, yx, rest_xy = _cross_sums(left, right, kernel)
+    xx, rest_xx = _self_sums(x, kernel)
+    yy, rest_yy = _self_sums(y, kernel)
+    xy, yx, rest_xy = _cross_sums(x, y, kernel)
     value = float(xx.mean() + yy.mean() - 2 * xy.mean())
     # Hoeffding's decomposition. The spread of the rows' own terms holds their true variance and the noise of the means
     # they are made of; that noise is counted once too often, which would double the variance where x and y agree.
@@ -120,6 +122,12 @@ def _discrepancy(x: Floats, y: Floats, kernel: Callable[[NDArray[np.float64]], N
     first = float(np.var(2 * (xx - xy), ddof=1) / n + np.var(2 * (yy - yx), ddof=1) / m)
     second = 4 * rest_xy / (n * m) + 2 * rest_xx / n**2 + 2 * rest_yy / m**2
     return Estimate(value, float(np.sqrt(max(first - second, second))))
+
+
+def _centred(x: Floats, y: Floats) -> tuple[Tensor, Tensor]:
+    """Both as float64 around their common mean, so that products of rows cancel little."""
+    centre = mean_row(x, y)
+    return torch.from_numpy(x - centre), torch.from_numpy(y - centre)
 
 
 def energy_distance(x: Values, y: Values) -> Estimate:
@@ -132,7 +140,7 @@ def energy_distance(x: Values, y: Values) -> Estimate:
     Székely & Rizzo 2013.
     """
     left, right = as_pair(x, y, minimum=2)
-    return _discrepancy(left, right, lambda squares: -np.sqrt(squares, out=squares))
+    return _discrepancy(*_centred(left, right), lambda a, b: square_block(a, b).sqrt_().neg_())
 
 
 def mmd(x: Values, y: Values, bandwidth: float | Literal["median"] = "median", seed: int = 0) -> Estimate:
@@ -157,11 +165,21 @@ def mmd(x: Values, y: Values, bandwidth: float | Literal["median"] = "median", s
         if not (scale > 0 and np.isfinite(scale)):
             raise DataError(f"found bandwidth {bandwidth}: expected a positive number")
 
-    def kernel(squares: NDArray[np.float64]) -> NDArray[np.float64]:
-        squares /= -2 * scale**2
-        return np.exp(squares, out=squares)
+    return _discrepancy(*_centred(left, right), lambda a, b: square_block(a, b).div_(-2 * scale**2).exp_())
 
-    return _discrepancy(left, right, kernel)
+
+def kid(x: Values, y: Values, degree: int = 3) -> Estimate:
+    """The kernel distance between features: squared MMD with (⟨x, y⟩/D + 1)^``degree``; N, M ≥ 2 (arXiv:1801.01401, 2018).
+
+    Unbiased, so values at different numbers of rows may be compared and it can fall below zero. All pairs are used rather than
+    random blocks, whose mean this is; the standard error is that of both samples. No unit, but it depends on the scale of the
+    features: they are taken as they are, so x and y must come from one extractor.
+    """
+    left, right = as_pair(x, y, minimum=2)
+    if degree < 1:
+        raise DataError(f"found degree={degree}: expected a whole number of at least 1")
+    rows = [torch.from_numpy(np.ascontiguousarray(side, dtype=np.float64)) for side in (left, right)]
+    return _discrepancy(rows[0], rows[1], lambda a, b: (a @ b.T).div_(a.shape[1]).add_(1).pow_(degree))
 
 
 def wasserstein_exact(x: Values, y: Values, p: float = 2) -> float:

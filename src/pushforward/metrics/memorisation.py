@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from pushforward.core.errors import DataError
 from pushforward.metrics._arrays import (
+    Estimate,
     Floats,
     Values,
     as_samples,
@@ -138,3 +139,47 @@ def _nearest(queries: Floats, train: Floats, dtype: DTypeLike) -> NDArray[np.flo
         gap = queries[some].astype(np.float64) - train[index[some]].astype(dtype).astype(np.float64)
         out[some] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
     return out
+
+
+@dataclass(frozen=True)
+class ClosestRecord:
+    """Whether samples lie nearer to the training rows than to as many rows that were held out.
+
+    ``share`` is that of samples whose nearest record is a training row, ½ for a tie: about ½ where nothing is copied, 1 for a
+    copier. Its error counts samples, with both sets held fixed. ``train_distance`` and ``holdout_distance`` are the medians of
+    the distances. ``samples`` and ``records`` count the samples and the rows of each side.
+    """
+
+    share: Estimate
+    train_distance: float
+    holdout_distance: float
+    samples: int
+    records: int
+
+
+def closest_record(samples: Values, train: Values, holdout: Values, limit: int = 5000, seed: int = 0) -> ClosestRecord:
+    """The distance to the closest record (DCR): for each of ``samples`` (N, D), is it a row of ``train`` or of ``holdout``?
+
+    The larger of the two sets is cut to the size of the other, since more rows are nearer by chance, and samples to
+    ``limit``, with ``seed``. Values are compared in the coarsest precision of the three arrays. DataError for unfit arrays.
+    Platzer & Reutterer 2021, arXiv:2104.00635.
+    """
+    given = [as_samples(v, n) for v, n in ((samples, "samples"), (train, "train"), (holdout, "holdout"))]
+    same_width(given[0], given[1], "samples", "train")
+    same_width(given[2], given[1], "holdout", "train")
+    if limit < 1:
+        raise DataError(f"found limit={limit}: expected at least 1")
+    dtype = np.float32 if any(part.dtype == np.float32 for part in given) else np.float64
+    records = min(len(given[1]), len(given[2]))
+    mine: Floats = subsample(given[0], limit, seed, 1).astype(dtype)
+    near = _nearest(mine, subsample(given[1], records, seed, 2), dtype)
+    far = _nearest(mine, subsample(given[2], records, seed, 3), dtype)
+    won = np.where(near == far, 0.5, near < far)
+    share = proportion(round(float(won.sum())), len(won))
+    return ClosestRecord(
+        share=Estimate(float(won.mean()), share.standard_error),
+        train_distance=float(np.median(near)),
+        holdout_distance=float(np.median(far)),
+        samples=len(mine),
+        records=records,
+    )

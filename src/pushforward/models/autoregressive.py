@@ -11,7 +11,7 @@ network alone (catalog/autoregressive.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -77,6 +77,26 @@ def ancestral(
     return drawn
 
 
+def resampled(
+    propose: Callable[[Draws], tuple[Tensor, Tensor]], known: Tensor, draws: Draws, particles: int, exact: Tensor
+) -> Tensor:
+    """For each row one of ``particles`` proposals, elements (B, E) and their conditionals' nats (B, E), chosen with probability
+    proportional to the likelihood of what is ``known`` (B, E); the first, for rows that are ``exact`` (B,)."""
+    best = score = None
+    for particle in range(1 if bool(exact.all()) else particles):
+        stream = draws.fork(particle)
+        drawn, nats = propose(stream)
+        gumbel = -(-stream.uniform(dtype=torch.float64).clamp_(min=1e-300).log()).log()
+        race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel
+        if best is None or score is None:
+            best, score = drawn, race
+        else:
+            better = (race > score) & ~exact
+            best, score = torch.where(better[:, None], drawn, best), torch.maximum(race, score)
+    assert best is not None
+    return best
+
+
 class Autoregressive(Model, Samples, Scores, Completes):
     """``net`` is an ``OrderedNet`` over the features of ``elements``, whose ``order`` is that of the data unless given."""
 
@@ -131,18 +151,11 @@ class Autoregressive(Model, Samples, Scores, Completes):
         context = self.conditioner(condition, len(x))
         ordered = known[:, list(self.order)]
         first = (ordered.cummin(1).values == ordered).all(1)  # what comes after these depends on nothing that follows it
-        best = score = None
-        for particle in range(1 if bool(first.all()) else self.particles):
-            stream = draws.fork(particle)
+
+        def propose(stream: Draws) -> tuple[Tensor, Tensor]:
             u = stream.uniform(self.elements.count, dtype=torch.float64)
             drawn = ancestral(self.elements, self.net, self.order, context, u, held=(e, known))
-            nats = log_conditionals(self.elements, self.net, drawn, context)
-            gumbel = -(-stream.uniform(dtype=torch.float64).clamp_(min=1e-300).log()).log()
-            race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel
-            if best is None or score is None:
-                best, score = drawn, race
-            else:
-                better = (race > score) & ~first
-                best, score = torch.where(better[:, None], drawn, best), torch.maximum(race, score)
-        assert best is not None
-        return torch.where(observed, x, self.elements.put_together(best).to(x.dtype))
+            return drawn, log_conditionals(self.elements, self.net, drawn, context)
+
+        drawn = resampled(propose, known, draws, self.particles, first)
+        return torch.where(observed, x, self.elements.put_together(drawn).to(x.dtype))

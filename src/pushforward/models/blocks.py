@@ -116,7 +116,7 @@ class Binary(Block):
 
     def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
         logit = params[..., 0].to(self.default.dtype) + self.default
-        return -F.binary_cross_entropy_with_logits(logit, e.to(logit.dtype), reduction="none")
+        return -F.softplus((1 - 2 * e.to(logit.dtype)) * logit)
 
     def draw(self, params: Tensor, u: Tensor, how: Sharpening = PLAIN) -> Tensor:
         logit = params[..., 0].to(self.default.dtype) + self.default
@@ -325,11 +325,21 @@ class Mixture(Block):
             u = (u - above.gather(-1, chosen)[..., 0] + share) / share
             mean, log_scale = mean.gather(-1, chosen), log_scale.gather(-1, chosen)
         spread = how.temperature * log_scale[..., 0].exp()
-        e = self.mean + self.std * (mean[..., 0] + spread * BELLS[self.bell].quantile(u.clamp(1e-9, 1 - 1e-9)))
+        return self.unlook(mean[..., 0] + spread * BELLS[self.bell].quantile(u.clamp(1e-9, 1 - 1e-9)))
+
+    def unlook(self, value: Tensor) -> Tensor:
+        """Numbers as a network sees them (B, count) → elements, on their grid and within their bounds."""
+        e = self.mean + self.std * value
         if self.resolution:
             inverse = round(1 / self.resolution) if self.resolution < 1 else 1 / self.resolution
             e = (e * inverse).round() / inverse
         return e.clamp(*self.bounds) if self.bounds else e
+
+    def grid(self) -> Tensor:
+        """What ``unlook`` does beside scaling, float32 (count, 4): the step of the grid (0 for none), its origin, both ends."""
+        low, high = self.bounds or (-math.inf, math.inf)
+        ends = [(end - self.mean) / self.std for end in (low, high)]
+        return torch.stack([self.resolution / self.std, -self.mean / self.std, *ends], 1).float()
 
     def part(self, i: int) -> Mixture:
         one = Mixture(1, self.resolution, self.bounds, self.components, self.bell)

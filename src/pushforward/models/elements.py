@@ -127,8 +127,8 @@ class Elements(nn.Module):
 
     def log_prob_elements(self, params: Tensor, e: Tensor) -> Tensor:
         """Parameters (B, P) and elements (B, E) → nats (B, E)."""
-        pieces = self._params(params)
-        return torch.cat([b.log_prob(p, part) for (b, part), p in zip(self._each(e), pieces, strict=True)], 1)
+        pieces = [b.log_prob(p, part) for (b, part), p in zip(self._each(e), self._params(params), strict=True)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x | params), (B,)."""
@@ -166,6 +166,24 @@ class Elements(nn.Module):
                 at += 1
             at += 1
         return self.put_together(e)
+
+    @property
+    def alike(self) -> tuple[str, Tensor, Tensor | None] | None:
+        """Where all elements are Bernoullis, or all mixtures of logistics without gaps, what a kernel draws them by: that kind,
+        the default parameters (P,), and of numbers their grid (E, 4) as a network sees it: step or 0, origin, ends."""
+        blocks = self._blocks()
+        default = torch.cat([b.default.flatten() for b in blocks if isinstance(b, (Binary, Mixture))] or [torch.empty(0)])
+        if all(isinstance(b, Binary) for b in blocks):
+            return "bernoulli", default, None
+        mixtures = [b for b in blocks if isinstance(b, Mixture) and b.bell == "logistic"]
+        if len(mixtures) < len(blocks) or len({b.components for b in mixtures}) > 1:
+            return None
+        return "logistics", default, torch.cat([b.grid() for b in mixtures])
+
+    def seen(self, features: Tensor) -> Tensor:
+        """The elements (B, E) float64 that a network sees as ``features`` (B, E), where ``alike``."""
+        parts = self._each(features.double())
+        return torch.cat([b.unlook(part) if isinstance(b, Mixture) else part for b, part in parts], 1)
 
     def singles(self) -> list[Block]:
         """One block for each element, in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -62,7 +63,7 @@ class MaskedState:
     weights: tuple[Tensor, ...]
 
 
-def _hidden_degrees(width: int, top: int, context: bool) -> Tensor:
+def spread_degrees(width: int, top: int, context: bool) -> Tensor:
     """Degrees of ``width`` hidden units, ascending and even over 1..top.
 
     Units of degree 0 see the context alone. They exist where there is one, for without them the first element could
@@ -86,9 +87,9 @@ class MaskedMLP(nn.Module):
     Degrees start at 1: ``in_degrees`` (I,) is the place of each input's element in the order, ``out_degrees`` (O,) the
     place of the element that the output describes, so outputs of degree 1 are constants, or functions of the context.
     Several inputs, or outputs, may share a degree. ``context`` is the width of ``Context.vector``, which every output
-    may see. ``direct`` adds masked linear connections from inputs to outputs: worth having where a hidden layer has
-    fewer units than there are elements, since some neighbours are then seen by no unit in time. ``zero_last`` starts the net
-    as the zero function.
+    may see. ``hidden_degrees``, ascending, are even ones unless given. ``direct`` adds masked linear connections from inputs
+    to outputs: worth having where a hidden layer has fewer units than there are elements, since some neighbours are then seen
+    by no unit in time. ``zero_last`` starts the net as the zero function.
 
     ``start``, ``advance`` and ``outputs`` give the same values as ``forward`` one element at a time. Units are sorted by
     degree, so what can be computed so far is a block at the front of every layer, and a step computes the units that it
@@ -108,6 +109,7 @@ class MaskedMLP(nn.Module):
         activation: str = "relu",
         direct: bool = False,
         zero_last: bool = False,
+        hidden_degrees: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -119,7 +121,8 @@ class MaskedMLP(nn.Module):
         self.register_buffer("in_degrees", in_degrees.long(), persistent=False)
         self.register_buffer("out_degrees", out_degrees.long(), persistent=False)
         top = min(int(in_degrees.max()), int(out_degrees.max()) - 1)
-        order = [self.in_degrees, *(_hidden_degrees(width, top, context > 0) for width in hidden)]
+        given = hidden_degrees or [spread_degrees(width, top, context > 0) for width in hidden]
+        order = [self.in_degrees, *given]
         self._places = self.in_degrees.tolist()
         # how many units of each hidden layer see nothing later than degree k, k = 0 …
         self._upto = [torch.searchsorted(d, torch.arange(max(self._places) + 1), right=True).tolist() for d in order[1:]]
@@ -211,17 +214,39 @@ class MaskedMLP(nn.Module):
         if monotone.kernel is not None and self._kernel_applies(z, context):
             from pushforward.kernels.autoregressive import unroll
 
-            first = self._layers()[0].bias[None]
-            vector = context_vector(context, self.context)
-            if self.from_context is not None and vector is not None:
-                first = first + self.from_context(vector)
-            return unroll(z, first, self._pack(), *monotone.kernel)
+            first = self._before(context)
+            size, order = z.shape[1], self.in_degrees.argsort().cpu()
+            rows = (order[:, None] + size * torch.arange(len(self.out_degrees) // size)).flatten()
+            return unroll(z, first, self._pack(rows), *monotone.kernel)
         size, columns, state = z.shape[1], [z] * z.shape[1], self.start(len(z), context)
         for i in self.in_degrees.argsort().tolist():
             params = self.outputs(state, slice(i, None, size))
             columns[i] = monotone.push(z[:, i : i + 1], params[:, :, None])
             state = self.advance(state, slice(i, i + 1), columns[i].to(state.first.dtype))
         return torch.cat(columns, 1)
+
+    def _before(self, context: Context | None) -> Tensor:
+        """The first layer before any element, (B or 1, H₁)."""
+        first = self._layers()[0].bias[None]
+        vector = context_vector(context, self.context)
+        return first if self.from_context is None or vector is None else first + self.from_context(vector)
+
+    def draw(
+        self, elements: Any, u: Tensor, context: Context | None = None, held: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor | None:
+        """All elements (B, E), as ``models.autoregressive.ancestral`` draws them; None where they are not alike."""
+        alike, single = elements.alike, u.float()
+        if alike is None or len(self.in_degrees) != u.shape[1] or not self._kernel_applies(single, context):
+            return None
+        from pushforward.kernels.autoregressive import unroll
+
+        kind, default, grid = alike
+        order, each = self.in_degrees.argsort().cpu(), len(self.out_degrees) // u.shape[1]
+        rows = (each * order[:, None] + torch.arange(each)).flatten()
+        kept = None
+        if held is not None:
+            kept = torch.where(held[1], elements.look(held[0]).double(), math.nan).float()
+        return elements.seen(unroll(single, self._before(context), self._pack(rows, default), kind, (), kept, grid))
 
     def _kernel_applies(self, z: Tensor, context: Context | None) -> bool:
         """float32 on the CPU, rectified units, and nobody who asks for gradients."""
@@ -236,19 +261,21 @@ class MaskedMLP(nn.Module):
             and kernels_pay()
         )
 
-    def _pack(self) -> Packed:
-        """The net as the kernel wants it, made again when a weight has changed."""
+    def _pack(self, rows: Tensor, added: Tensor | None = None) -> Packed:
+        """The net as the kernel wants it, its outputs in the order ``rows``, with ``added`` to them before; made again when a
+        number of it has changed."""
         # compared number by number: nothing else tells for certain (see ``MaskedLinear.masked``)
-        now = [p.detach() for p in self.parameters()]
-        if self._kept is None or not all(torch.equal(a, b) for a, b in zip(self._kept[0], now, strict=True)):
-            self._kept = [p.clone() for p in now], self._packed()
+        now = [p.detach() for p in self.parameters()] + [rows] + ([] if added is None else [added])
+        known = self._kept[0] if self._kept is not None else []
+        if self._kept is None or len(known) != len(now) or not all(map(torch.equal, known, now)):
+            self._kept = [p.clone() for p in now], self._packed(rows, added)
         return self._kept[1]
 
     @torch.no_grad()
-    def _packed(self) -> Packed:
+    def _packed(self, rows: Tensor, added: Tensor | None) -> Packed:
         from pushforward.kernels.autoregressive import Packed
 
-        order, size = self.in_degrees.argsort().cpu(), len(self.in_degrees)
+        order = self.in_degrees.argsort().cpu()
         first, *middle, last = self._layers()
         widest = max(layer.out_features for layer in (first, *middle))
         square, bias = torch.zeros(len(middle), widest, widest), torch.zeros(1 + len(middle), widest)
@@ -256,14 +283,13 @@ class MaskedMLP(nn.Module):
             square[index, : layer.out_features, : layer.in_features] = layer.masked()
         for index, layer in enumerate((first, *middle)):
             bias[index, : layer.out_features] = layer.bias
-        # element by element in their order, each with all of its parameters
-        rows = (order[:, None] + size * torch.arange(last.out_features // size)).flatten()
+        outputs = last.bias if added is None else last.bias + added
         arrays = {
             "w_in": first.masked()[:, order],
             "middle": square,
             "bias": bias,
             "w_out": last.masked()[rows],
-            "b_out": last.bias[rows],
+            "b_out": outputs[rows],  # element by element in their order, each with all of its parameters
         }
         numbers = {name: t.detach().contiguous().numpy() for name, t in arrays.items()}
         return Packed(**numbers, upto=np.asarray(self._upto, dtype=np.uint64), order=order.numpy().astype(np.uint64))

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pushforward.catalog.family import CONTINUOUS, Family, listed
 
+_TRAINING: dict[str, Any] = {"weight_decay": 0.0, "batch_size": 256}
+
 FAMILIES: tuple[Family, ...] = (
+    listed(
+        "gan",
+        "generative adversarial network, relativistic with R1 and R2 unless told otherwise",
+        "Goodfellow et al. 2014, arXiv:1406.2661; Huang et al. 2024, arXiv:2501.05441",
+        "adversarial:GanOptions:gan",
+        "sample",
+        "",
+        CONTINUOUS,
+        conditions=True,
+        training={**_TRAINING, "learning_rate": 2e-3, "steps": 6000},
+    ),
+    listed(
+        "wgan",
+        "Wasserstein GAN with clipped weights",
+        "Arjovsky et al. 2017, arXiv:1701.07875",
+        "adversarial:WganOptions:wgan",
+        "sample",
+        "",
+        CONTINUOUS,
+        conditions=True,
+        training={**_TRAINING, "learning_rate": 2e-3, "steps": 4000},
+    ),
     listed(
         "wgan-gp",
         "Wasserstein GAN with gradient penalty",
@@ -14,6 +40,6 @@ FAMILIES: tuple[Family, ...] = (
         "",
         CONTINUOUS,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000, "batch_size": 64, "weight_decay": 0.0},
+        training={**_TRAINING, "learning_rate": 3e-3, "steps": 4000},
     ),
 )

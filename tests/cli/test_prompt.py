@@ -1,0 +1,51 @@
+"""The rest of a text from the command line, and how sharp samples of a text are."""
+
+from pathlib import Path
+
+
+def verse(cli, family="ngram", *more):
+    Path("verse.txt").write_text("the rain falls on the sea and the sea takes the rain\n" * 40)
+    fitted = cli("fit", "verse.txt", family, "--length", "24", "--out", "run", "--no-report", "--quiet", *more)
+    assert fitted.code == 0
+
+
+def test_prompts_are_continued(cli):
+    verse(cli)
+    said = cli("complete", "run", "--prompt", "the rain fal", "and the sea", "--json")
+    assert said.code == 0
+    first, second = said.json if isinstance(said.json, list) else said.json["rows"]
+    assert len(first) == len(second) == 24
+    assert first.startswith("the rain falls on the ")
+    assert second.startswith("and the sea")
+    again = cli("complete", "run", "--prompt", "the rain fal", "and the sea", "--json", "--seed", "1")
+    assert again.code == 0
+    assert again.out != said.out or first == second
+
+
+def test_a_network_continues_them_too(cli):
+    verse(cli, "gpt", "--steps", "2", "--width", "16", "--depth", "1", "--heads", "2")
+    said = cli("complete", "run", "--prompt", "the", "--out", "more.txt")
+    assert said.code == 0
+    assert Path("more.txt").read_text().startswith("the")
+
+
+def test_prompts_that_do_not_fit(cli):
+    verse(cli)
+    for words, about in (
+        (["--prompt", "x" * 30], "at most 24"),
+        (["--prompt", "the zebra"], "'z'"),
+        ([], "--prompt"),
+        (["verse.txt", "--prompt", "the"], "--prompt"),
+    ):
+        said = cli("complete", "run", *words)
+        assert said.code == 2
+        assert about in said.err, (words, said.err)
+
+
+def test_samples_are_as_sharp_as_asked(cli):
+    verse(cli)
+    said = cli("sample", "run", "-n", "5", "--temperature", "0", "--out", "sharp.json")
+    assert said.code == 0
+    again = cli("sample", "run", "-n", "5", "--options", "top_k=1", "--out", "top.json")
+    assert again.code == 0
+    assert Path("sharp.json").read_text() == Path("top.json").read_text()
