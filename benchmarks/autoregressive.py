@@ -1,7 +1,7 @@
 """Sampling MADE and NADE at 784 dimensions beside nflows' MADE and the textbook loop of NADE; and NADE's training step.
 
 ``made real`` draws from nflows' own mixture of Gaussians and ours of logistics, five components each; ``made binary`` from
-Bernoullis through nflows' network of the same size. There is no NADE to install: the peer makes the sums anew for every element,
+Bernoullis through nflows' network of the same size. There is no NADE to install: the peer makes the sums anew for every element
 and ``running`` is the best that torch's operations do, the running sums of the paper.
 """
 

@@ -111,14 +111,11 @@ def test_every_output_heeds_the_context_and_a_new_net_is_zero() -> None:
 def test_what_is_dropped_belongs_to_the_row_and_to_one_pass() -> None:
     one, x = net(dropout=0.4).train(), features(8)
     plain = one(x)
-    one.dropping(Draws(3, 0, 8))
-    whole = one(x)
+    whole = one(x, draws=Draws(3, 0, 8))
     torch.testing.assert_close(one(x), plain)
     assert (whole != plain).any(1).all()
-    one.dropping(Draws(3, 5, 8))
-    torch.testing.assert_close(one(x[5:]), whole[5:])
-    one.eval().dropping(Draws(3, 0, 8))
-    torch.testing.assert_close(one(x), plain)
+    torch.testing.assert_close(one(x[5:], draws=Draws(3, 5, 8)), whole[5:])
+    torch.testing.assert_close(one.eval()(x, draws=Draws(3, 0, 8)), plain)
     # the mean over masks of a channel is the channel
     big = torch.ones(20_000, 1, WIDTH)
     kept = one.train()._dropped(big, Draws(0, 0, 20_000))[:, 0]

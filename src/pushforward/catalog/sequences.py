@@ -23,8 +23,8 @@ class GptOptions:
     """Options of the causal transformer.
 
     style: llama (rotary places, RMSNorm, SwiGLU) or gpt2 (learned places, LayerNorm, GELU, biases). width, depth, heads: of the
-    transformer. dropout: share of channels dropped in training, worth having where the data are seen
-    many times. components: logistics in the mixture of a number or 8-bit pixel.
+    transformer. dropout: share of channels dropped in training, worth having where the data are seen many times. components:
+    logistics in the mixture of a number or 8-bit pixel.
     """
 
     style: str = "llama"
@@ -79,14 +79,7 @@ def _sequence(schema: Schema, core: nn.Module, config: GptOptions | RnnOptions, 
         Part(b.count, b.features, b.params, b.params if isinstance(b, Levels) and b.shown == "code" else 0) for b in blocks
     ]
     net = SequenceNet(looks, core, places=places, context=conditioner.width, dropout=config.dropout)
-    model = Autoregressive(schema, parts, net, conditioner)
-    model.register_forward_pre_hook(_give_draws)
-    return model
-
-
-def _give_draws(model: Any, given: tuple[Any, ...]) -> None:
-    """What a net drops in training belongs to the rows of the batch."""
-    model.net.dropping(given[0].draws)
+    return Autoregressive(schema, parts, net, conditioner)
 
 
 def ngram(schema: Schema, config: NgramOptions) -> NGram:

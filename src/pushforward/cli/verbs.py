@@ -166,18 +166,18 @@ class Score(Command):
         where = destination(self.out, "table", force=self.force, json=self.json, run=Path(self.run))
         scored = fitted.score(self.data, samples=self.samples, seed=self.seed, **_given(self.options, "steps=50"))
         frame = pd.DataFrame({"log_prob": scored.log_prob, "standard_error": scored.standard_error})
-        image = fitted.schema.example.name == "image"
+        unit = {"image": "bits/dim", "tokens": "bits/character"}.get(fitted.schema.example.name)
         about: dict[str, Any] = {
             "run": self.run,
             "data": self.data,
             "kind": scored.kind,
             "mean_log_prob": float(scored.log_prob.mean()),
             "standard_error": _error(scored.log_prob),
-            "bits_per_dim": float(scored.bits_per_dim.mean()) if image else None,
+            "bits_per_dim": float(scored.bits_per_dim.mean()) if unit else None,
         }
         emit(frame, where, **about)
         if not self.json:
-            say(_verdict(scored, image, int(np.isneginf(scored.log_prob).sum()), self.samples))
+            say(_verdict(scored, unit, int(np.isneginf(scored.log_prob).sum()), self.samples))
         return 0
 
 
@@ -186,15 +186,15 @@ def _error(values: Any) -> float | None:
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
-def _verdict(scored: Scored, image: bool, impossible: int, samples: int) -> str:
+def _verdict(scored: Scored, unit: str | None, impossible: int, samples: int) -> str:
     import numpy as np
 
     from pushforward.cli.output import DENSITIES, figure
 
     rows = len(scored.log_prob)
     text = f"mean log p {figure(float(scored.log_prob.mean()), _error(scored.log_prob))} nats over {rows:,} rows"
-    if image:
-        text += f", {figure(float(scored.bits_per_dim.mean()), _error(scored.bits_per_dim))} bits/dim"
+    if unit:
+        text += f", {figure(float(scored.bits_per_dim.mean()), _error(scored.bits_per_dim))} {unit}"
     text += f"; {DENSITIES.get(scored.kind, scored.kind)}"
     known = scored.standard_error[np.isfinite(scored.standard_error)]
     if len(known) and known.max() > 0:

@@ -30,7 +30,7 @@ class OrderedNet(Protocol):
 
     ``start``, ``outputs`` and ``advance`` give the same parameters one element at a time: ``outputs(state, rows)`` those of the
     next element, whose slice of P is ``rows``; ``advance(state, columns, values)`` makes known its features (B, f), whose slice
-    of F is ``columns``.
+    of F is ``columns``. One that has a ``dropout`` above 0 takes the ``draws`` of the batch, too, in training.
     """
 
     def __call__(self, features: Tensor, context: Context | None = None) -> Tensor: ...
@@ -124,7 +124,11 @@ class Autoregressive(Model, Samples, Scores, Completes):
         return log_conditionals(self.elements, self.net, e, self.conditioner(condition, len(x))).sum(1)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
-        return {"loss": -self.log_prob(batch.x, batch.condition or None)}
+        e, context = self.elements.take_apart(batch.x), self.conditioner(batch.condition or None, len(batch.x))
+        # what a net drops in training belongs to the rows of the batch
+        random = {"draws": batch.draws} if getattr(self.net, "dropout", 0.0) else {}
+        params = self.net(self.elements.look(e), context, **random)
+        return {"loss": -self.elements.log_prob_elements(params, e).sum(1)}
 
     @torch.no_grad()
     def sample(

@@ -1,8 +1,8 @@
 """Functions of tensors with learned weights, chosen by a recipe.
 
 Lives here: nets that map tensors to tensors, and the layers they are made of. Never here: a loss, a density, a
-sampler, a paper's training procedure. No layer here drops units at random or looks across the examples of a batch,
-so a batch cut in two gives the same values as a whole one.
+sampler, a paper's training procedure. No layer here looks across the examples of a batch, and what is dropped at random
+is drawn from numbers that belong to its rows, so a batch cut in two gives the same values as a whole one.
 """
 
 from pushforward.nets.dit import DiT, SequenceTransformer, SetTransformer

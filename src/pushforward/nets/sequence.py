@@ -70,7 +70,7 @@ class SequenceNet(nn.Module):
 
     ``places`` gives each place a vector of its own. ``context`` is the width of ``Context.vector``. ``dropout`` is the share of
     channels of tokens and of outputs that are zero in training, the same ones at all places of an example (Gal & Ghahramani
-    2016, arXiv:1512.05287), once ``dropping`` was given the random numbers.
+    2016, arXiv:1512.05287); which ones is drawn from the random numbers given to ``forward``.
     """
 
     def __init__(
@@ -90,11 +90,6 @@ class SequenceNet(nn.Module):
         self.inputs = nn.ModuleList(nn.Embedding(p.symbols, width) if p.symbols else nn.Linear(p.features, width) for p in seen)
         self.heads = nn.ModuleList(zeroed(nn.Linear(width, p.params)) for p in parts)
         self._part_of = [i for i, p in enumerate(parts) for _ in range(p.count)]
-        self._draws: Draws | None = None
-
-    def dropping(self, draws: Draws | None) -> None:
-        """The random numbers of the next forward pass in training; None drops nothing."""
-        self._draws = draws
 
     def _token(self, part: int, features: Tensor) -> Tensor:
         """Features (…, f) of elements of ``part`` as tokens (…, width)."""
@@ -117,9 +112,8 @@ class SequenceNet(nn.Module):
         kept = draws.uniform(h.shape[-1]) >= self.dropout
         return h * (kept.to(h) / (1 - self.dropout))[:, None]
 
-    def forward(self, features: Tensor, context: Context | None = None) -> Tensor:
-        vector = context_vector(context, self.context)
-        tokens, (draws, self._draws) = self._tokens(features), (self._draws, None)
+    def forward(self, features: Tensor, context: Context | None = None, draws: Draws | None = None) -> Tensor:
+        vector, tokens = context_vector(context, self.context), self._tokens(features)
         if self.places is not None:
             tokens = tokens + self.places
         if self.from_context is not None and vector is not None:
