@@ -38,7 +38,7 @@ def main(runs: Path, out: Path, families: tuple[str, ...] = ("gan", "wgan-gp")) 
         for name in families:
             run = runs / f"{name}-{turn}"
             busy = time.process_time()
-            fitted = pf.load(run) if run.exists() else pf.fit(x, name, out=run, validate=1, report=False, quiet=True)
+            fitted = pf.load(run) if run.exists() else pf.fit(x, name, out=run, report=False, quiet=True)
             used = time.process_time() - busy
             samples = np.asarray(fitted.sample(SAMPLES))
             apart = np.linalg.norm(samples[:, None] - centres, axis=2)

@@ -242,7 +242,7 @@ USAGE = {
     "condition": (["fit", "HOUSES", "nice", "--condition", "sity"], ["'sity'", "did you mean 'city'"]),
     "condition to none": (["fit", "HOUSES", "gmm", "--condition", "city"], ["gmm takes no conditions", "nice"]),
     "a target too many": (["fit", "HOUSES", "nice", "--target", "city"], ["predicts no target"]),
-    "kind of data": (["fit", "VERSE", "gmm"], ["gmm learns", "tokens", "made"]),
+    "kind of data": (["fit", "VERSE", "gmm"], ["gmm learns", "tokens", "vae", "more (pushforward models)"]),
     "types": (["inspect", "HOUSES", "--types", "price"], ["name=value", "'price'"]),
     "unknown type": (["inspect", "HOUSES", "--types", "price=float"], ["float"]),
     "drop": (["inspect", "HOUSES", "--drop", "prize"], ["did you mean 'price'"]),

@@ -72,6 +72,8 @@ def made(schema: Schema, config: MadeOptions) -> Autoregressive | OrderMixture:
     """A masked net, in the order of the data (columns, pixels row by row, characters from left to right) or in many."""
     parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
     hidden = config.hidden or ((512, 512) if parts.count > 256 else (256, 256))
+    if config.orders < 0:
+        raise ValueError(f"orders must be at least 0, found {config.orders}")
     if config.orders != 1:
         many = ManyOrders(
             parts.feature_element, parts.param_element, hidden, context=conditioner.width, after=parts.indicator_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from types import MappingProxyType, UnionType
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pushforward.core.schema import Schema
 
 _SEEN = {"tokens": "text", "spatial": "image or signal"}
+_NAMED = 6  # families that a message names
 _FLOW_MODULES = ("flows", "glow", "continuous")
 
 
@@ -81,14 +82,14 @@ class Family:
         kind = schema.example.name
         if kind not in self.kinds:
             able = [f.name for f in FAMILIES.values() if kind in f.kinds and not f.baseline]
-            raise Unsupported(f"{self.name} learns {_join(self.kinds)}, found {kind} data: {_join(able)} can")
+            raise Unsupported(f"{self.name} learns {_join(self.kinds)}, found {kind} data: {_others(able)} can")
         if schema.conditions and not self.conditions:
             able = [f.name for f in FAMILIES.values() if f.conditions and kind in f.kinds]
-            raise Unsupported(f"{self.name} takes no conditions: {_join(able)} do")
+            raise Unsupported(f"{self.name} takes no conditions: {_others(able)} do")
         for c in schema.conditions:
             if c.slot not in self.slots:
                 able = [f.name for f in FAMILIES.values() if c.slot in f.slots and kind in f.kinds]
-                raise Unsupported(f"{self.name} takes no {_SEEN[c.slot]} ('{c.name}') as a condition: {_join(able)} do")
+                raise Unsupported(f"{self.name} takes no {_SEEN[c.slot]} ('{c.name}') as a condition: {_others(able)} do")
             if c.slot == "spatial" and c.kind.name != kind:
                 raise Unsupported(f"the condition '{c.name}' is of kind {c.kind.name}, which {kind} data cannot have")
         if self.target and schema.target is None:
@@ -127,6 +128,12 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _join(names: Any) -> str:
     return ", ".join(names) or "no family"
+
+
+def _others(names: Sequence[str]) -> str:
+    """Some of the families that can."""
+    more = f" and {len(names) - _NAMED} more (pushforward models)" if len(names) > _NAMED + 1 else ""
+    return _join(names[:_NAMED] if more else names) + more
 
 
 ALL = ("vector", "table", "image", "tokens")
