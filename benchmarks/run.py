@@ -7,11 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import autoregressive
 import cnf
 import diffusion
+import distances
 import flows
+import gpt
 import imports
 import mixture
+import pixelcnn
 import sampling
 import trainer
 from harness import Entry, main
@@ -19,7 +23,7 @@ from harness import Entry, main
 
 def run(quick: bool) -> list[Entry]:
     entries: list[Entry] = []
-    for module in (imports, trainer, mixture, sampling, flows, cnf, diffusion):
+    for module in (imports, trainer, mixture, sampling, flows, cnf, diffusion, autoregressive, pixelcnn, gpt, distances):
         print(f"… {module.__name__}", file=sys.stderr, flush=True)
         entries += module.run(quick)
     return entries
