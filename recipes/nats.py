@@ -35,8 +35,8 @@ FIXED, DRAWN = "binarized-mnist", "dynamic-mnist"
 _IWAE = "Burda et al. 2015, arXiv:1509.00519, table 1"
 _MADE = "Germain et al. 2015, arXiv:1502.03509, table 6"
 _NETS = {
-    **{"net": "mlp", "hidden": (200, 200), "activation": "tanh", "latent": 50},
-    **{"learning_rate": 1e-3, "batch_size": 100, "weight_decay": 0.0},
+    **{"net": "mlp", "hidden": (400, 400), "activation": "silu", "latent": 50},
+    **{"learning_rate": 2e-3, "batch_size": 128, "weight_decay": 0.0},
 }
 RECIPES = {
     "nade": Recipe(

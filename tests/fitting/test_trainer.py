@@ -303,6 +303,41 @@ def test_a_gan_is_judged_by_its_samples():
     assert all(r.validation > 0 for r in history.records)
 
 
+def test_the_terms_of_every_turn_are_recorded():
+    data = vectors(points(128))
+    history = train(job(small_wgan(data), data, steps=4, validate=2))
+    assert all({"wasserstein", "penalty"} == set(r.terms) for r in history.records)
+
+
+@pytest.mark.parametrize(("distances", "kept"), [((3.0, 2.0, 2.4), 3), ((3.0, 2.0, 2.6), 2), ((3.0, 2.0, 2.6, 2.4), 4)])
+def test_of_a_gan_a_later_state_is_kept_unless_it_is_clearly_worse(distances, kept, monkeypatch):
+    data = vectors(points(64))
+    model = Rises(data.schema, 0)
+    monkeypatch.setattr(Rises, "comparable", False)
+    told = iter(distances)
+    monkeypatch.setattr("pushforward.fitting.trainer.sample_distance", lambda *_: next(told))
+    history = train(job(model, data, steps=len(distances), validate=len(distances), patience=1))
+    assert [r.validation for r in history.records] == list(distances)
+    assert float(model.count) == kept
+
+
+def test_by_the_clock_validation_takes_a_share_of_the_time_at_most(monkeypatch):
+    data = vectors(points(64))
+    spent = []
+
+    def slowly(*args, **rest):
+        began = time.monotonic()
+        time.sleep(0.15)
+        spent.append(time.monotonic() - began)
+        return 1.0
+
+    monkeypatch.setattr("pushforward.fitting.trainer.validation_loss", slowly)
+    task = job(small_nice(data), data, steps=None, minutes=3 / 60, validate=40, patience=0)
+    history = train(task)
+    assert 2 <= len(history.records) < 10  # 40 would have taken six seconds
+    assert sum(spent) < 1.2
+
+
 # non-finite losses
 
 
