@@ -277,7 +277,7 @@ def measured(data, name, **options):
 
 
 def test_each_verb_has_its_figures():
-    density = {"nats", "bits_per_dim"}
+    density = {"nats", "bits_per_dim", "calibration_ranks"}
     drawn = {"sliced_wasserstein", "energy", "c2st", "memorisation", "samples_per_second", "precision", "recall", "coverage"}
     codes, told, all_have = {"linear_probe", "knn"}, {"accuracy", "log_loss", "calibration"}, {"parameters", "seconds"}
     found = {name: measured("digits", name) for name in ("gaussian", "simclr", "classifier")}
@@ -295,7 +295,8 @@ def test_each_verb_has_its_figures():
         assert json.loads(json.dumps(evaluation.to_json(), allow_nan=False))["family"] == evaluation.family
         for metric in evaluation.metrics:
             assert math.isfinite(metric.value)
-            assert metric.kind in ((None,) if metric.name not in density else ("exact", "lower_bound"))
+            assert metric.kind in (("exact", "lower_bound") if metric.name in ("nats", "bits_per_dim") else (None,))
+    assert 0 < found["gaussian"]["calibration_ranks"].value < 1
     assert found["simclr"]["linear_probe"].value > 0.7
     with pytest.raises(KeyError):
         toy["nats"]

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from pushforward.core.model import Scores
 from pushforward.core.random import mix
 from pushforward.core.schema import Image, Points, Schema, Signal, Table
-from pushforward.data.dataset import Data, Rows, Splits
+from pushforward.data.dataset import Data, Rows, Splits, TensorStore
 from pushforward.fitting.features import features, told
 from pushforward.fitting.figures import Metric
 from pushforward.fitting.fitted import Fitted
 from pushforward.metrics import distances, memorisation, tables, two_sample
+from pushforward.metrics.calibration import density_calibration
 from pushforward.metrics.features import random_convolutions
 from pushforward.metrics.frechet import frechet_of_features
 from pushforward.metrics.neighbourhoods import neighbourhoods
@@ -24,6 +26,7 @@ _SAMPLED = 1000
 _TOLD_APART = 10  # fewer test rows than that teach a classifier nothing: the figure is left out
 _PICTURE = 8  # pixels a side from which convolutions see more than pixels
 _SEEN = 64  # features of pictures, of which there are to be fewer than pictures
+_RANKED = 500  # samples and unseen rows whose densities are compared
 _BALLS = 20  # rows from which neighbourhoods say something
 
 
@@ -37,6 +40,14 @@ def some(data: Data, limit: int, seed: int) -> Data:
 def large(schema: Schema) -> bool:
     """Whether an example is so many numbers that fewer of them are looked at."""
     return isinstance(schema.example, (Image, Signal, Points)) and schema.example.size > 256
+
+
+def slow(fitted: Fitted) -> bool:
+    """Whether its density costs tens of passes of a network or more: those of an ODE, or of a random order, for each row."""
+    model = fitted.model
+    assert isinstance(model, Scores)
+    by_ode = model.density_kind == "ode" or fitted.family.density == "ode"
+    return by_ode or (model.random and not model.weights_are_exact) or getattr(model, "score_steps", 0) > 16
 
 
 def measured(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metric]]:
@@ -74,12 +85,26 @@ def measured(fitted: Fitted, splits: Splits, seed: int) -> tuple[Rows, list[Metr
     near = memorisation.nearest_neighbours(fake, train, true, seed=seed)
     note = "distance to training rows over that of unseen rows: near 0 copies, near 1 is new"
     metrics.append(Metric("memorisation", "nearest-neighbour ratio", near.ratio, near.ratio_standard_error, n=n, note=note))
+    if isinstance(fitted.model, Scores) and not slow(fitted):
+        metrics.append(_ranks(fitted, drawn, test, seed))
     if min(len(fake), len(true)) >= _BALLS:
         metrics += _neighbourhoods(schema, drawn, real, fake, true)
     if isinstance(schema.example, Table):
         metrics += _table(fitted, drawn, real, fake, train, true, seed)
     metrics.append(speed)
     return drawn, metrics
+
+
+def _ranks(fitted: Fitted, drawn: Rows, test: Data, seed: int) -> Metric:
+    """Whether unseen rows are as likely as samples: log p of both, which a model with the wrong spread tells apart."""
+    mine = Data.of(fitted.schema, TensorStore(drawn.x, drawn.columns))
+    own, other = (fitted.log_prob(rows, seed=seed) for rows in (mine.select(slice(0, _RANKED)), test.select(slice(0, _RANKED))))
+    found = density_calibration(np.nan_to_num(other, nan=-np.inf), np.nan_to_num(own, nan=-np.inf), seed=seed)
+    mean = found.mean.value
+    note = (
+        f"of ranks of log p; unseen rows are less likely than {1 - mean:.0%} of samples (50% if right), p {found.p_value:.2g}"
+    )
+    return Metric("calibration_ranks", "gap of ranks", found.ks, None, "lower", n=found.samples, note=note)
 
 
 def _neighbourhoods(schema: Schema, drawn: Rows, real: Rows, fake: np.ndarray, true: np.ndarray) -> Iterator[Metric]:

@@ -23,7 +23,7 @@ from pushforward.core.random import Draws
 from pushforward.core.schema import Column, Image, Points, Schema, Signal, Tokens, Vector
 from pushforward.data.dataset import Data, Rows, Splits
 from pushforward.fitting.chunks import chunk_size, in_chunks
-from pushforward.fitting.drawn import large, measured, some
+from pushforward.fitting.drawn import large, measured, slow, some
 from pushforward.fitting.figures import Evaluation, Metric
 from pushforward.fitting.files import whole, write_arrays, write_json
 from pushforward.fitting.fitted import Fitted
@@ -75,11 +75,9 @@ def _evaluate(fitted: Fitted, splits: Splits, seed: int, quiet: bool) -> tuple[E
 def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     model, kind = fitted.model, fitted.schema.example
     assert isinstance(model, Scores)
-    # an ODE density costs a hundred passes of the network or more
-    slow = (model.random and not model.weights_are_exact) or model.density_kind == "ode" or fitted.family.density == "ode"
-    slow = slow or getattr(model, "score_steps", 0) > 16  # one pass of the network for each of the steps of a random order
-    test = some(splits.test, (256 if large(fitted.schema) else 1000) if slow else 10_000, seed)
-    draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not slow else 1
+    late = slow(fitted)
+    test = some(splits.test, (256 if large(fitted.schema) else 1000) if late else 10_000, seed)
+    draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not late else 1
     scored = fitted.score(test, samples=draws, seed=seed)
     found = likelihood.summary(scored.log_prob, kind.size, scored.kind, scored.levels)
     note = f"bound of {draws} draw{'s' if draws > 1 else ''}" if scored.kind == "lower_bound" else ""

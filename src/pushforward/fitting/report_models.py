@@ -37,6 +37,9 @@ DENSITIES = {
 }
 
 
+_ITS_OWN = ("c2st_column", "calibration_ranks", "frechet")  # metrics whose note is about this run alone
+
+
 def _badge(kind: Any) -> dict[str, str] | None:
     if kind in DENSITIES:
         text, _, about = DENSITIES[kind]
@@ -90,11 +93,13 @@ def leaderboard(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[Run], columns: dict[str, dict[str, Any]]) -> list[str]:
-    """What was noted of each note's metrics; which runs it holds for, where others were measured otherwise."""
+    """What was noted of each note's metrics; which runs it holds for, where others were measured otherwise. Of several runs
+    what is noted of one run's figure is left to the figure's own title."""
     found: dict[str, tuple[list[str], list[str]]] = {}
+    shown = [name for name in columns if len(runs) == 1 or name not in _ITS_OWN]
     for run in runs:
         for m in run.metrics:
-            if m.get("note") and m["name"] in columns:
+            if m.get("note") and m["name"] in shown:
                 labels, names = found.setdefault(m["note"], ([], []))
                 labels.append(columns[m["name"]]["label"])
                 names.append(run.label)
