@@ -652,6 +652,20 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert "\x1b" not in "".join(lines)
 
 
+def test_within_a_quiet_task_all_is_quiet(capsys):
+    with Progress("outer", quiet=True), Progress("inner", after=0, every=0) as inner:
+        inner.update(0.5)
+        inner.say("a line")
+    assert capsys.readouterr().err == ""
+    with Progress("outer", after=0, every=0), Progress("inner", after=0, every=0) as inner:
+        inner.update(0.5)
+    with Progress("after", after=0, every=0) as after:
+        after.update(0.25)
+    said = capsys.readouterr().err
+    assert "inner: 50 %" in said
+    assert "after: 25 %" in said
+
+
 def test_lines_are_few(capsys):
     progress = Progress("fit", after=0, every=1000)
     progress._last -= 2000

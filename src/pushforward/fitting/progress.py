@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
+
+_SILENT: ContextVar[bool] = ContextVar("silent", default=False)  # whether a task around this one is quiet
 
 
 class Progress:
     """A task from 0 to 1. ``update(done, **figures)`` may be called as often as one likes; drawing is throttled.
 
-    Nothing is shown before ``after`` seconds, so quick tasks stay silent; ``quiet`` shows nothing at all.
+    Nothing is shown before ``after`` seconds, so quick tasks stay silent; ``quiet`` shows nothing at all, nor do tasks within.
     """
 
     def __init__(self, title: str, *, quiet: bool = False, after: float = 2.0, every: float = 10.0) -> None:
@@ -23,9 +26,12 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
+        self.quiet = self.quiet or _SILENT.get()
+        self._outside = _SILENT.set(self.quiet)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _SILENT.reset(self._outside)
         if self._bar is not None:
             self._bar.stop()
 
