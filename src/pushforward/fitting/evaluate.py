@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from pushforward.models.gan import GAN
 _BOUND_SAMPLES = 8  # draws in the bound of every lower_bound density, so that bounds are compared alike
 _PROBED = 5000
 _JUDGED = 1000
+_SCORED, _TIMED, _PATIENCE = 10_000, 64, 60.0  # rows, rows by which the time is told, seconds
 _WAYS = {"image": (8, 8), "points": (4, 8), "plane": (500, 6)}  # samples and frames from noise to data
 
 
@@ -76,8 +78,9 @@ def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     model, kind = fitted.model, fitted.schema.example
     assert isinstance(model, Scores)
     late = slow(fitted)
-    test = some(splits.test, (256 if large(fitted.schema) else 1000) if late else 10_000, seed)
     draws = _BOUND_SAMPLES if model.density_kind == "lower_bound" and model.weights_are_exact and not late else 1
+    most = (256 if large(fitted.schema) else 1000) if late else _afforded(fitted, splits.test, draws)
+    test = some(splits.test, most, seed)
     scored = fitted.score(test, samples=draws, seed=seed)
     found = likelihood.summary(scored.log_prob, kind.size, scored.kind, scored.levels)
     note = f"bound of {draws} draw{'s' if draws > 1 else ''}" if scored.kind == "lower_bound" else ""
@@ -88,6 +91,17 @@ def _density(fitted: Fitted, splits: Splits, seed: int) -> Iterator[Metric]:
     if offset := likelihood.eight_bit_offset(scored.levels):
         shared["note"] = f"{note}; in the 8-bit convention: {offset:+.2f} for {scored.levels} levels".strip("; ")
     yield Metric("bits_per_dim", "bits per dimension", found.bits_per_dim, found.bits_per_dim_standard_error, **shared)
+
+
+def _afforded(fitted: Fitted, test: Data, draws: int) -> int:
+    """How many rows to score: all, up to 10 000, or 1000 where those would take minutes."""
+    few = test.select(slice(0, _TIMED))
+    if len(few) < _TIMED:
+        return _SCORED
+    fitted.score(few.select(slice(0, 2)))  # a first pass may load kernels
+    began = time.monotonic()
+    fitted.score(few, samples=draws)
+    return _SCORED if (time.monotonic() - began) * _SCORED / _TIMED < _PATIENCE else 1000
 
 
 def _labels(data: Data, schema: Schema) -> np.ndarray | None:
