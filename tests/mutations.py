@@ -501,8 +501,8 @@ FAULTS = (
     Fault(
         "completion deaf to what is held",
         "models/autoregressive.py",
-        "race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel",
-        "race = 0 * torch.where(known, nats.double(), 0.0).sum(1) + gumbel",
+        "race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel(",
+        "race = 0 * torch.where(known, nats.double(), 0.0).sum(1) + gumbel(",
         _MADE,
     ),
     Fault(
@@ -654,9 +654,9 @@ FAULTS = (
     ),
     Fault(
         "one logarithm of a Gumbel number",
-        "models/soft.py",
-        "gumbel = -(-uniform.clamp(_EDGE, 1 - _EDGE).log()).log()",
-        "gumbel = -uniform.clamp(_EDGE, 1 - _EDGE).log()",
+        "algorithms/estimators.py",
+        "return -(-uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps / 2).log()).log()",
+        "return -uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps / 2).log()",
         "models/test_models_gan_tables.py",
     ),
     Fault(

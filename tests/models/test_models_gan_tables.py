@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from pushforward.algorithms.estimators import gumbel_softmax, one_hot, straight_through
 from pushforward.core.random import Draws
 from pushforward.core.schema import Table
-from pushforward.models.soft import MixedHead, gumbel_softmax
+from pushforward.models.soft import MixedHead
 from pushforward.transforms.onehot import OneHots, table_corners
 
 WIDE = torch.float64
@@ -20,7 +21,7 @@ def test_hard_choices_are_drawn_from_the_softmax() -> None:
     logits = torch.tensor([1.0, -0.5, 0.3, -2.0], dtype=WIDE)
     n = 40_000
     uniform = torch.rand(n, 4, dtype=WIDE, generator=torch.Generator().manual_seed(1))
-    chosen = gumbel_softmax(logits.expand(n, 4), uniform, 0.7, hard=True)
+    chosen = one_hot(logits.expand(n, 4), uniform)
     assert torch.equal(chosen, (chosen > 0.5).to(WIDE))
     assert torch.equal(chosen.sum(1), torch.ones(n, dtype=WIDE))
     p = logits.softmax(0)
@@ -36,7 +37,8 @@ def test_soft_choices_are_the_formula_and_their_gradient_goes_straight_through(t
     expected = weights / weights.sum(1, keepdim=True)
     soft = gumbel_softmax(logits, uniform, temperature)
     torch.testing.assert_close(soft, expected)
-    hard = gumbel_softmax(logits, uniform, temperature, hard=True)
+    hard = straight_through(lambda y: y, logits, uniform, temperature)
+    assert torch.equal(hard.detach().round(), one_hot(logits, uniform))
     assert torch.equal(hard.argmax(1), soft.argmax(1))
     direction = torch.randn(50, 3, dtype=WIDE)
     slopes = [torch.autograd.grad((y * direction).sum(), logits, retain_graph=True)[0] for y in (hard, expected)]

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pushforward.algorithms.estimators import gumbel
 from pushforward.core.context import Condition, Conditioner, Context
 from pushforward.core.model import Batch, Completes, Model, Samples, Scores
 from pushforward.core.random import Draws
@@ -80,14 +81,13 @@ def ancestral(
 def resampled(
     propose: Callable[[Draws], tuple[Tensor, Tensor]], known: Tensor, draws: Draws, particles: int, exact: Tensor
 ) -> Tensor:
-    """For each row one of ``particles`` proposals, elements (B, E) and their conditionals' nats (B, E), chosen with probability
-    proportional to the likelihood of what is ``known`` (B, E); the first, for rows that are ``exact`` (B,)."""
+    """For each row one of ``particles`` proposals, what is drawn (B, n) and the nats of the elements (B, E), chosen with
+    probability proportional to the likelihood of what is ``known`` (B, E); the first, for rows that are ``exact`` (B,)."""
     best = score = None
     for particle in range(1 if bool(exact.all()) else particles):
         stream = draws.fork(particle)
         drawn, nats = propose(stream)
-        gumbel = -(-stream.uniform(dtype=torch.float64).clamp_(min=1e-300).log()).log()
-        race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel
+        race = torch.where(known, nats.double(), 0.0).sum(1) + gumbel(stream.uniform(dtype=torch.float64))
         if best is None or score is None:
             best, score = drawn, race
         else:

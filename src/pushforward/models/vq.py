@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.algorithms.estimators import gumbel
 from pushforward.core.context import Condition, Conditioner
 from pushforward.core.gather import all_rows
 from pushforward.core.model import Batch, Completes, Encodes, Model, Prepares, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
+from pushforward.models.autoregressive import resampled
 from pushforward.models.elements import Elements
 from pushforward.models.latent_prior import CodePrior
 
@@ -220,16 +220,13 @@ class VQVAE(Model, Samples, Scores, Encodes, Completes):
         """One of ``particles`` codes drawn from their prior is kept, each as likely as it makes what is observed, and the rest
         drawn given that: importance resampling, which is p(rest | observed) as the particles grow in number."""
         e, known = self.elements.take_apart(torch.where(observed, x, torch.zeros_like(x))), self.elements.spread(observed)
-        context, best, score = self.conditioner(condition, len(x)), None, None
-        for particle in range(self.particles):
-            stream = draws.fork(particle)
+        context = self.conditioner(condition, len(x))
+
+        def propose(stream: Draws) -> tuple[Tensor, Tensor]:
             codes = self.prior.sample(stream, context)
-            each = self.elements.log_prob_elements(self.params(self.codebook.vectors[codes], condition), e)
-            race = torch.where(known, each, 0.0).double().sum(1) + gumbel(stream.uniform(dtype=torch.float64))
-            if best is None or score is None:
-                best, score = codes, race
-            else:
-                best, score = torch.where((race > score)[:, None], codes, best), torch.maximum(race, score)
-        assert best is not None
+            return codes, self.elements.log_prob_elements(self.params(self.codebook.vectors[codes], condition), e)
+
+        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        best = resampled(propose, known, draws, self.particles, none)
         guess = self.elements.sample_present(self.params(self.codebook.vectors[best], condition), draws, observed)
         return torch.where(observed, x, guess.to(x.dtype))
