@@ -302,6 +302,26 @@ def test_each_verb_has_its_figures():
         toy["nats"]
 
 
+def test_unseen_rows_far_out_have_low_ranks_and_slow_densities_few_rows(monkeypatch):
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(15_000, 2)), rng.normal(size=(15_000, 2)) * 6
+    splits, away = (vectors(x).split(0) for x in (near, far))
+    fitted = fit_data(splits.train, *own_gaussian(), splits=splits, quiet=True)
+    right = evaluate(fitted, splits, quiet=True)
+    assert right["calibration_ranks"].value < 0.12
+    assert right["nats"].n == 1500
+    monkeypatch.setattr("pushforward.fitting.evaluate._PATIENCE", 0.0)
+    wrong = evaluate(fitted, replace(splits, test=away.test), quiet=True)
+    assert wrong["calibration_ranks"].value > 0.6
+    assert int(wrong["calibration_ranks"].note.split("less likely than ")[1].split("%")[0]) > 85
+    assert wrong["nats"].n == 1000
+
+
+def own_gaussian():
+    fam = catalog.family("gaussian")
+    return fam, fam.configure({}), comparing.training_from({"steps": 20, "seed": 0})
+
+
 @pytest.mark.parametrize("rows", [5, 12, 30, 60])
 def test_with_few_rows_figures_that_need_more_are_left_out(tmp_path, rows):
     x = points(rows)
