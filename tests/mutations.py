@@ -513,6 +513,27 @@ FAULTS = (
         "nets/test_belief.py",
     ),
     Fault(
+        "draws of a bound compared with others' elements",
+        "kernels/bernoulli.py",
+        "e[r // repeats], at,",
+        "e[r % U(e.shape[0])], at,",
+        "kernels/test_kernels_bernoulli.py",
+    ),
+    Fault(
+        "the gradient of Bernoullis without what logits start from",
+        "kernels/bernoulli.py",
+        "sigmoid(wide(row[j]) + d[j])",
+        "sigmoid(wide(row[j]))",
+        "kernels/test_kernels_bernoulli.py",
+    ),
+    Fault(
+        "small shares of a row left out of covariances",
+        "models/gaussians.py",
+        "_NOTHING = 1e-25",
+        "_NOTHING = 1e-2",
+        "models/test_models_mixture.py",
+    ),
+    Fault(
         "NADE's kernel forgets what it took away",
         "kernels/nade.py",
         "_add(a, r, w, at, -value)",

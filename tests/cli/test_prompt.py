@@ -49,3 +49,27 @@ def test_samples_are_as_sharp_as_asked(cli):
     again = cli("sample", "run", "-n", "5", "--options", "top_k=1", "--out", "top.json")
     assert again.code == 0
     assert Path("sharp.json").read_text() == Path("top.json").read_text()
+
+
+def test_beginnings_are_continued_as_sharply_as_asked(cli):
+    for family, more in (("ngram", ()), ("gpt", ("--steps", "2", "--width", "16", "--depth", "1", "--heads", "2"))):
+        verse(cli, family, "--force", *more)
+        rests = set()
+        for seed, how in (("0", "top_k=1"), ("1", "top_k=1"), ("2", "temperature=0")):
+            said = cli("complete", "run", "--prompt", "the s", "--seed", seed, "--options", how, "--json")
+            assert said.code == 0, said.err
+            rests.add(*said.json["rows"])
+        assert len(rests) == 1
+        said = cli("complete", "run", "--prompt", "the", "--options", "top_p=2")
+        assert said.code == 2
+        assert "top_p lies in" in said.err
+
+
+def test_what_follows_a_gap_is_completed_by_the_model_as_it_is(cli):
+    import numpy as np
+
+    verse(cli)
+    np.save("there.npy", np.tile(np.arange(24) > 3, (88, 1)))
+    said = cli("complete", "run", "verse.txt", "--observed", "there.npy", "--options", "temperature=0.5", "--out", "o.txt")
+    assert said.code == 2
+    assert "after a gap" in said.err, said.err

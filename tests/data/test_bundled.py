@@ -12,7 +12,7 @@ import torch
 
 from pushforward.core.errors import DataError
 from pushforward.core.schema import Image, Tokens, Vector
-from pushforward.data import bundled, toys
+from pushforward.data import bundled, homes, known, toys
 
 real = pytest.mark.skipif(
     not os.environ.get("PUSHFORWARD_DATA"), reason="PUSHFORWARD_DATA is not set: the real files are needed"
@@ -54,13 +54,13 @@ def idx(array, code=0x08):
 
 
 def remotes(contents):
-    return tuple(bundled.Remote(url, hashlib.sha256(content).hexdigest()) for url, content in contents.items())
+    return tuple(known.Remote(url, hashlib.sha256(content).hexdigest()) for url, content in contents.items())
 
 
 def fake(monkeypatch, name, contents, lands=None):
     web = Web(contents, lands)
-    entry = bundled.CATALOG[name]
-    monkeypatch.setitem(bundled.CATALOG, name, bundled.Bundled(entry.about, entry.kind, entry.local, remotes(contents)))
+    entry = known.CATALOG[name]
+    monkeypatch.setitem(known.CATALOG, name, known.Bundled(entry.about, entry.kind, entry.local, remotes(contents)))
     monkeypatch.setattr("urllib.request.urlopen", web)
     return web
 
@@ -99,7 +99,7 @@ def test_toys(alone, name):
     data = bundled.open_bundled(name)
     assert data.schema.example == Vector(2, dtype="float32")
     x = data.rows().x
-    assert x.shape == (bundled.TOY_POINTS, 2)
+    assert x.shape == (known.TOY_POINTS, 2)
     assert x.dtype == torch.float64
     assert torch.equal(x, bundled.open_bundled(name).rows().x)
 
@@ -139,20 +139,20 @@ def test_a_wrong_file_is_refused(alone, monkeypatch):
     with pytest.raises(DataError, match="not https"):
         bundled.open_bundled("shakespeare")
     web.lands = None
-    monkeypatch.setattr(bundled, "MAX_BYTES", 10)
+    monkeypatch.setattr(homes, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="more than 10 bytes"):
         bundled.open_bundled("shakespeare")
-    monkeypatch.setattr(bundled, "MAX_BYTES", 1000)
+    monkeypatch.setattr(homes, "MAX_BYTES", 1000)
     data = bundled.open_bundled("shakespeare", length=10)
     assert (data.name, len(data)) == ("shakespeare", 50)
 
 
 def test_tables_without_a_checksum_are_checked_by_columns_and_rows():
-    remote = bundled.Remote("https://home/p.csv", header=("a", "b"), rows=2)
-    assert bundled._problem(remote, b'"a","b"\n1,2\r\n3,4\n') is None
-    assert "1 rows" in bundled._problem(remote, b"a,b\n1,2\n")
-    assert "columns" in bundled._problem(remote, b"<html>")
-    assert "columns" in bundled._problem(remote, b"")
+    remote = known.Remote("https://home/p.csv", header=("a", "b"), rows=2)
+    assert homes._problem(remote, b'"a","b"\n1,2\r\n3,4\n') is None
+    assert "1 rows" in homes._problem(remote, b"a,b\n1,2\n")
+    assert "columns" in homes._problem(remote, b"<html>")
+    assert "columns" in homes._problem(remote, b"")
 
 
 def test_tables_go_through_the_table_reader(alone, monkeypatch):
@@ -174,7 +174,7 @@ def test_tables_go_through_the_table_reader(alone, monkeypatch):
 def test_offline_says_what_was_tried(alone, name):
     with pytest.raises(DataError, match=f"cannot get '{name}'.*Set PUSHFORWARD_DATA") as caught:
         bundled.open_bundled(name)
-    remote = bundled.CATALOG[name].remote
+    remote = known.CATALOG[name].remote
     assert ("no network in tests" if remote else "none with a known checksum") in str(caught.value)
 
 
@@ -220,14 +220,14 @@ def test_packed_bits(alone, monkeypatch):
 
 
 def test_names_and_options(alone):
-    assert set(toys.TOYS) < set(bundled.NAMES)
+    assert set(toys.TOYS) < set(known.NAMES)
     with pytest.raises(DataError, match="did you mean 'fashion-mnist'"):
         bundled.open_bundled("fashion_mnist")
     with pytest.raises(DataError, match="resize does not apply"):
         bundled.open_bundled("moons", resize=8)
     with pytest.raises(DataError, match="types does not apply"):
         bundled.open_bundled("moons", types={"a": "number"})
-    for entry in bundled.CATALOG.values():
+    for entry in known.CATALOG.values():
         for remote in entry.remote:
             assert remote.url.startswith("https://")
             assert (len(remote.sha256) == 64) if remote.sha256 else remote.rows

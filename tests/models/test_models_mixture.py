@@ -304,3 +304,22 @@ def test_blocks_of_rows_leave_no_trace(monkeypatch):
         np.testing.assert_allclose(stats["mass"], share.sum(0), rtol=1e-9)
         np.testing.assert_allclose(stats["first"], share.T @ x, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(stats["second"], np.einsum("bk,bi,bj->kij", share, x, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("apart", [0.2, 3.0])
+def test_many_coordinates_take_slices_of_triangles_and_each_components_own_rows(apart):
+    size, x = 300, torch.randn(90, 300, dtype=WIDE, generator=torch.Generator().manual_seed(0))
+    model = random_mixture(size, 3)
+    model.densities.means.mul_(apart / 3)
+    model.densities.own.copy_(torch.eye(size, dtype=WIDE) + 0.01 * model.densities.own / size)
+    truth = torch.stack(
+        [
+            torch.distributions.MultivariateNormal(m, c).log_prob(x) + w.log()
+            for m, c, w in zip(model.means, model.covariances, model.weights, strict=True)
+        ],
+        1,
+    )
+    share, sums = truth.softmax(1), model.stats(batch(x))
+    assert ((share > 1e-4) & (share < 1e-2)).any() if apart < 1 else ((share < 1e-25).any() and (share > 0.99).any())
+    torch.testing.assert_close(model.log_prob(x), truth.logsumexp(1), rtol=1e-10, atol=1e-8)
+    torch.testing.assert_close(sums["second"], torch.einsum("bk,bi,bj->kij", share, x, x), rtol=1e-9, atol=1e-8)

@@ -74,6 +74,13 @@ def test_elements_stay_behind_those_they_need() -> None:
     assert 5 < swapped < 25
 
 
+def test_masks_that_mean_nothing_are_refused() -> None:
+    family = FAMILIES["made"]
+    for options, message in (({"masks": 0}, "at least 1"), ({"masks": 2, "orders": 0}, "new masks")):
+        with pytest.raises((ValueError, RecipeError), match=message):
+            family.build(Schema(PIXELS), family.configure(options))
+
+
 def build(tiny: Any, **options: Any) -> OrderMixture:
     family = FAMILIES["made"]
     torch.manual_seed(0)
@@ -92,9 +99,15 @@ def counted(drawn: Tensor, mass: Tensor) -> None:
     assert chisquare(pool(counts).numpy(), pool(expected).numpy(), sum_check=False).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("options", "orders"), [({"orders": 3}, 3), ({"masks": 3}, 1), ({"orders": 2, "masks": 2, "mixture": 3}, 2)]
+)
 @torch.no_grad()
-def test_the_mixture_is_the_mean_of_its_members(tiny: Any) -> None:
-    model = build(tiny, orders=3)
+def test_the_mixture_is_the_mean_of_its_members(tiny: Any, options: dict[str, int], orders: int) -> None:
+    model = build(tiny, **options)
+    assert len({tuple(model.net.order(k)) for k in range(3)}) == orders
+    if orders == 1:
+        assert model.net.order(0) == list(range(6))
     mass = model.log_prob(EVERY).exp()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-12)
     e = model.elements.take_apart(EVERY)

@@ -58,13 +58,14 @@ class MadeOptions:
 
     hidden: widths of the masked net; None takes (256, 256), or (512, 512) above 256 elements. components: logistics in the
     mixture of a number or 8-bit pixel. orders: 1 takes the order of the data; more train the net under that many random orders
-    and masks in turn; 0 under a new one at each step, so that anything can be completed given anything. mixture: of how many of
-    them the density is the mean; None takes all, 8 at most.
+    in turn; 0 under a new one at each step, so that anything can be completed given anything. masks: under each order, so many
+    in turn. mixture: of how many orders and masks the density is the mean; None takes all, 8 at most.
     """
 
     hidden: tuple[int, ...] | None = None
     components: int = 5
     orders: int = 1
+    masks: int = 1
     mixture: int | None = None
 
 
@@ -74,14 +75,21 @@ def made(schema: Schema, config: MadeOptions) -> Autoregressive | OrderMixture:
     hidden = config.hidden or ((512, 512) if parts.count > 256 else (256, 256))
     if config.orders < 0:
         raise ValueError(f"orders must be at least 0, found {config.orders}")
-    if config.orders != 1:
+    if config.orders == 0 and config.masks != 1:
+        raise ValueError(f"found masks={config.masks} with orders=0, where every step has new masks: leave one of them out")
+    if config.orders != 1 or config.masks != 1:
         many = ManyOrders(
-            parts.feature_element, parts.param_element, hidden, context=conditioner.width, after=parts.indicator_of
+            *(parts.feature_element, parts.param_element, hidden),
+            context=conditioner.width,
+            after=parts.indicator_of,
+            masks=config.masks,
+            shuffled=config.orders != 1,
         )
-        mixture = config.mixture if config.mixture is not None else min(8, config.orders or 8)
-        return OrderMixture(schema, parts, many, conditioner, orders=config.orders, mixture=mixture)
+        members = config.orders * config.masks
+        mixture = config.mixture if config.mixture is not None else min(8, members or 8)
+        return OrderMixture(schema, parts, many, conditioner, members=members, mixture=mixture)
     if config.mixture not in (None, 1):
-        raise ValueError(f"found a mixture of {config.mixture} with one order: give orders too")
+        raise ValueError(f"found a mixture of {config.mixture} with one order and its masks: give orders or masks too")
     net = MaskedMLP(
         parts.feature_element + 1,
         parts.param_element + 1,

@@ -35,7 +35,7 @@ class Completion(Command):
 
 
 def _names() -> list[str]:
-    from pushforward.data.bundled import NAMES
+    from pushforward.data.known import NAMES
 
     return list(NAMES)
 

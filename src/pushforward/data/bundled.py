@@ -1,23 +1,13 @@
-"""Known data sets by name: generated, shipped with scikit-learn, found in a folder, or fetched once from their homes.
-
-A file is looked for in the folder ``PUSHFORWARD_DATA``, then in the cache (``PUSHFORWARD_CACHE``, by default
-``~/.cache/pushforward``), and then fetched into the cache. Checksums are the SHA-256 of the files as published; where a
-home publishes none, the columns and rows of the table are checked instead.
-"""
+"""Known data sets by name: generated, shipped with scikit-learn, found in a folder, or fetched once from their homes."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import hashlib
 import math
-import os
-import tempfile
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +20,8 @@ from pushforward.data import images, points, signals, text, toys
 from pushforward.data.arrays import ArrayStore
 from pushforward.data.binarised import binarised
 from pushforward.data.dataset import Data, TensorStore
-
-TOY_POINTS = 10_000
-TIMEOUT = 30.0
-# No bundled file is larger than this; a longer answer is not what was asked for.
-MAX_BYTES = 200 * 2**20
+from pushforward.data.homes import files
+from pushforward.data.known import CATALOG, TOY_POINTS
 
 _FASHION_CLASSES = (
     "T-shirt/top",
@@ -48,231 +35,6 @@ _FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-_IDX_FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
-
-
-@dataclass(frozen=True)
-class Remote:
-    """One file at its public home. ``sha256`` is None where none is published; then ``header`` and ``rows`` of a CSV are
-    what it must have."""
-
-    url: str
-    sha256: str | None = None
-    header: tuple[str, ...] = ()
-    rows: int = 0
-
-    @property
-    def file(self) -> str:
-        return self.url.rsplit("/", 1)[1]
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """One data set: what it is, where it lies below ``PUSHFORWARD_DATA``, and the files of its public home, if any."""
-
-    about: str
-    kind: str
-    local: str = ""
-    remote: tuple[Remote, ...] = ()
-
-
-def _idx_remotes(home: str, sums: tuple[str, str, str, str]) -> tuple[Remote, ...]:
-    return tuple(Remote(f"{home}/{file}", digest) for file, digest in zip(_IDX_FILES, sums, strict=True))
-
-
-_MNIST_SUMS = (
-    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-)
-
-_DIAMONDS = ("carat", "cut", "color", "clarity", "depth", "table", "price", "x", "y", "z")
-_PENGUINS = (
-    "species",
-    "island",
-    "bill_length_mm",
-    "bill_depth_mm",
-    "flipper_length_mm",
-    "body_mass_g",
-    "sex",
-    "year",
-)
-
-CATALOG: dict[str, Bundled] = {
-    "digits": Bundled("1797 handwritten digits, 8×8, 17 grey levels, with labels (ships with scikit-learn)", "image"),
-    "mnist": Bundled(
-        "70 000 handwritten digits, 28×28 grey, with labels; 10 000 are the test set",
-        "image",
-        "mnist/mnist.npz",
-        _idx_remotes("https://ossci-datasets.s3.amazonaws.com/mnist", _MNIST_SUMS),
-    ),
-    "fashion-mnist": Bundled(
-        "70 000 pictures of clothing, 28×28 grey, with labels; 10 000 are the test set",
-        "image",
-        "fashion_mnist/fashion_mnist.npz",
-        _idx_remotes(
-            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
-            (
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
-        ),
-    ),
-    "binarized-mnist": Bundled(
-        "70 000 handwritten digits, 28×28 black and white, the fixed binarization; 10 000 are the test set",
-        "image",
-        "binarized_mnist/binarized_mnist.npz",
-    ),
-    "dynamic-mnist": Bundled(
-        "70 000 handwritten digits, 28×28 black and white, drawn anew from the grey ones at each training step",
-        "image",
-        "mnist/mnist.npz",
-        _idx_remotes("https://ossci-datasets.s3.amazonaws.com/mnist", _MNIST_SUMS),
-    ),
-    "emoji": Bundled(
-        "7572 emoji, 32×32 colour, in two drawing styles and ten categories, with captions", "image", "emoji/emoji32.npz"
-    ),
-    "spoken-digits": Bundled(
-        "3000 recordings of spoken digits, 8 kHz, with labels and speakers; 300 are the test set",
-        "signal",
-        "fsdd/fsdd8k.npz",
-    ),
-    "modelnet": Bundled(
-        "882 airplanes and bathtubs as sets of 2048 points in space, with labels; 150 are the test set",
-        "points",
-        "modelnet/modelnet_points.npz",
-    ),
-    "diamonds": Bundled(
-        "53 940 diamonds: price, size and grades",
-        "table",
-        "tables/diamonds.parquet",
-        (
-            Remote(
-                "https://raw.githubusercontent.com/tidyverse/ggplot2/main/data-raw/diamonds.csv", header=_DIAMONDS, rows=53_940
-            ),
-        ),
-    ),
-    "penguins": Bundled(
-        "344 penguins: species, island, sex and measurements, some missing",
-        "table",
-        "tables/penguins.csv",
-        (
-            Remote(
-                "https://raw.githubusercontent.com/allisonhorst/palmerpenguins/main/inst/extdata/penguins.csv",
-                header=_PENGUINS,
-                rows=344,
-            ),
-        ),
-    ),
-    "flights": Bundled("337 000 flights from New York in 2013, some values missing", "table", "tables/flights.parquet"),
-    "shakespeare": Bundled(
-        "1.1 million characters of Shakespeare's plays",
-        "text",
-        "text/tinyshakespeare.txt",
-        (
-            Remote(
-                "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-            ),
-        ),
-    ),
-} | {name: Bundled(f"{TOY_POINTS} points in the plane: {toy.about}", "toy") for name, toy in toys.TOYS.items()}
-
-NAMES: dict[str, str] = {name: entry.about for name, entry in CATALOG.items()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Finding and fetching
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept."""
-    given = os.environ.get("PUSHFORWARD_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "pushforward"
-
-
-def _problem(remote: Remote, content: bytes) -> str | None:
-    """What is wrong with the content of ``remote``, None where it is right."""
-    if remote.sha256 is not None:
-        digest = hashlib.sha256(content).hexdigest()
-        return None if digest == remote.sha256 else f"its SHA-256 is {digest}, expected {remote.sha256}"
-    lines = content.decode("utf-8", "replace").splitlines()
-    header = tuple(cell.strip().strip('"') for cell in lines[0].split(",")) if lines else ()
-    if header != remote.header:
-        return f"its columns are {', '.join(header)[:200]!r}, expected {', '.join(remote.header)!r}"
-    rows = sum(bool(line.strip()) for line in lines) - 1
-    return None if rows == remote.rows else f"it has {rows} rows, expected {remote.rows}"
-
-
-def _download(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "pushforward"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        if not answer.geturl().startswith("https://"):
-            raise OSError(f"{url} leads to {answer.geturl()}, which is not https")
-        content = answer.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise OSError(f"{url} sends more than {MAX_BYTES} bytes")
-    return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _fetch(remote: Remote, folder: Path) -> Path:
-    """The file of ``remote`` in ``folder``, from there where it is intact, otherwise fetched, checked and kept."""
-    path = folder / remote.file
-    if path.is_file() and _problem(remote, path.read_bytes()) is None:
-        return path
-    content = _download(remote.url)
-    problem = _problem(remote, content)
-    if problem is not None:
-        raise OSError(f"{remote.url} is not the file it should be: {problem}")
-    _write(path, content)
-    return path
-
-
-def _files(name: str) -> tuple[Path | None, tuple[Path, ...]]:
-    """The local file of ``name``, or else its fetched files. Raises DataError where neither can be had."""
-    entry = CATALOG[name]
-    root = os.environ.get("PUSHFORWARD_DATA")
-    tried = []
-    if root:
-        path = Path(root).expanduser() / entry.local
-        if path.is_file():
-            return path, ()
-        tried.append(f"{path} (not there)")
-    else:
-        tried.append("PUSHFORWARD_DATA (not set)")
-    if not entry.remote:
-        tried.append("a public home (none with a known checksum)")
-    else:
-        folder = cache_folder() / name
-        tried.append(f"the cache {folder}")
-        try:
-            return None, tuple(_fetch(remote, folder) for remote in entry.remote)
-        except (OSError, ValueError) as error:
-            tried.append(f"{entry.remote[0].url.rsplit('/', 1)[0]} ({error})")
-    raise DataError(f"cannot get {name!r}: tried {'; '.join(tried)}. Set PUSHFORWARD_DATA to a folder that holds {entry.local}")
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Formats
@@ -321,7 +83,7 @@ def _pictures(name: str, train: np.ndarray, test: np.ndarray, labels: np.ndarray
 
 
 def _mnist(name: str) -> Data:
-    local, fetched = _files(name)
+    local, fetched = files(name)
     if local is not None:
         train, train_labels, test, test_labels = _npz(local, "x_train", "y_train", "x_test", "y_test")
     else:
@@ -334,7 +96,7 @@ def _mnist(name: str) -> Data:
 
 
 def _binarized(name: str) -> Data:
-    local, _ = _files(name)
+    local, _ = files(name)
     assert local is not None
     keys = ("train", "valid", "test", "y_train", "y_valid", "y_test")
     train, valid, test, *labels = _npz(local, *keys)
@@ -344,7 +106,7 @@ def _binarized(name: str) -> Data:
 
 
 def _emoji(name: str) -> Data:
-    local, _ = _files(name)
+    local, _ = files(name)
     assert local is not None
     keys = ("images", "set", "category", "category_names", "subcategory", "subcategory_names", "caption")
     pixels, sets, categories, category_names, finer, finer_names, captions = _npz(local, *keys)
@@ -365,7 +127,7 @@ def _digits(name: str) -> Data:
 
 
 def _spoken(name: str, length: int | None) -> Data:
-    local, _ = _files(name)
+    local, _ = files(name)
     assert local is not None
     keys = ("audio", "offsets", "digit", "speaker", "speaker_names", "index", "sample_rate")
     audio, offsets, digit, speaker, names, index, sample_rate = _npz(local, *keys)
@@ -386,7 +148,7 @@ def _spoken(name: str, length: int | None) -> Data:
 
 
 def _modelnet(name: str, length: int | None) -> Data:
-    local, _ = _files(name)
+    local, _ = files(name)
     assert local is not None
     stored, scale, label, classes, split = _npz(local, "points", "scale", "label", "class_names", "split")
     x, kind = points.arranged(stored.astype(np.float32) * scale, name)
@@ -405,7 +167,7 @@ def _toy(name: str) -> Data:
 def _table(name: str, types: Mapping[str, Any] | None) -> Data:
     from pushforward.data.tabular import open_table
 
-    local, fetched = _files(name)
+    local, fetched = files(name)
     return open_table(local or fetched[0], types=types, name=name)
 
 
@@ -444,7 +206,7 @@ def open_bundled(
     if kind == "table":
         data = _table(name, types)
     elif kind == "text":
-        local, fetched = _files(name)
+        local, fetched = files(name)
         data = replace(text.open_text(local or fetched[0], length=length), name=name)
     elif kind == "signal":
         data = _spoken(name, length)

@@ -15,7 +15,7 @@ from pushforward.data.tabular import open_table
 
 def fetch(name: str) -> Any:
     """The data set ``name`` of the hub. Raises DataError where it cannot be had."""
-    from pushforward.data import bundled
+    from pushforward.data.known import NAMES
 
     try:
         import datasets
@@ -23,7 +23,7 @@ def fetch(name: str) -> Any:
         return datasets.load_dataset(name)
     except Exception as error:  # many kinds: no network, no such name, a script, a gated set
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = did_you_mean(name, bundled.NAMES)
+        hint = did_you_mean(name, NAMES)
         raise DataError(
             f"'{name}' is neither a file nor a bundled data set ({hint}), "
             f"and it could not be fetched from the Hugging Face hub, which could not be reached or does not have it ({reason})"

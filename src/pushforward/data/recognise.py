@@ -51,7 +51,7 @@ def is_hub_name(source: Any) -> bool:
 
 def no_such(source: str | Path) -> DataError:
     """What to say of a name that is nothing."""
-    from pushforward.data import bundled
+    from pushforward.data.known import NAMES
 
     path, shown = Path(source), "".join(c if c.isprintable() else "?" for c in str(source)[:200])
     if isinstance(source, Path) or path.suffix.lower() in SUFFIXES or "/" in str(source) or "\\" in str(source):
@@ -61,4 +61,4 @@ def no_such(source: str | Path) -> DataError:
             hint = did_you_mean(path.name, sorted(p.name for p in folder.iterdir()))
             near = f": {hint}" if hint.startswith("did you mean") else f" (the folder {folder} is there)"
         return DataError(f"there is no file or folder '{shown}'{near}")
-    return DataError(f"'{shown}' is neither a file nor a bundled data set: {did_you_mean(str(source), bundled.NAMES)}")
+    return DataError(f"'{shown}' is neither a file nor a bundled data set: {did_you_mean(str(source), NAMES)}")

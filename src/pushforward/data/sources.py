@@ -126,10 +126,10 @@ def _open(
     if path is not None and path.is_file() and path.suffix.lower() in TABLES:
         return tabular(path)
     if path is None and isinstance(source, (str, Path)):
-        from pushforward.data import bundled
+        from pushforward.data import bundled, known
 
-        if source in bundled.NAMES:
-            table = bundled.CATALOG[source].kind == "table"
+        if source in known.NAMES:
+            table = known.CATALOG[source].kind == "table"
             data = bundled.open_bundled(str(source), resize=resize, length=length, types=types if table else others)
             return without(data, drop) if drop else data
         if not is_hub_name(source):

@@ -21,7 +21,7 @@ from typing import Any
 
 _PATIENCE = 2.0  # seconds
 _NAMES = (
-    *("affine", "attention", "autoregressive", "causal", "gaussians", "lanes", "modulated", "nade"),
+    *("affine", "attention", "autoregressive", "bernoulli", "causal", "gaussians", "lanes", "modulated", "nade"),
     *("norm", "pixel", "product", "spline", "stack", "threads", "tree"),
 )
 

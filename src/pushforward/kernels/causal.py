@@ -21,7 +21,8 @@ from pushforward.kernels.lanes import F, exp, lane_loops, sigmoid
 from pushforward.kernels.product import GROUP, ROWS, flat_product, product
 from pushforward.kernels.threads import TASK, constant, cube, edge, matrix, opened, run_rows, take, threads
 
-R = 16  # rows of a block
+R = 16  # rows of a block, at most
+_CACHE = 14 * 2**20  # bytes of keys and values of a block: more would come from memory at every symbol
 U = np.uint64
 _0 = F(0.0)
 _sums: dict[str, Any] = {**lane_loops, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}  # a sum in any order is one of lanes
@@ -218,7 +219,9 @@ def draw(u: Tensor, held: Tensor, *arrays: Tensor, gated: bool, centred: bool, e
     for those that are not a number. ``arrays`` are those of ``_draw`` up to the head's weights and biases, contiguous, weights
     (inputs, outputs); all are float32."""
     drawn = u.new_empty(u.shape)
-    parts = threads(len(u)) if len(u) < R * threads(len(u)) else -(-len(u) // R)
+    (layers, width, _), (_, length) = arrays[5].shape, u.shape  # of qkv's weights
+    rows, at_once = max(1, min(R, _CACHE // (8 * layers * width * length))), threads(len(u))
+    parts = at_once * -(-len(u) // (at_once * rows))
     run_rows(_draws, (u, held, *arrays, drawn), (float(gated), float(centred), eps), block=-(-len(u) // parts))
     return drawn
 

@@ -246,7 +246,7 @@ def _backward(
 
 
 @njit(inline="always")
-def _map(t: Any, i: Any, kind: Any) -> Any:
+def number_map(t: Any, i: Any, kind: Any) -> Any:
     """Array number i, of two dimensions, of numbers like ``kind``."""
     at = 4 + 4 * i
     return carray(numbers_like(t[at], kind), (t[at + 1], t[at + 2]))
@@ -257,7 +257,7 @@ def _every_forward(table: Any, kind: Any) -> None:
     t, part = opened(table), take(table)
     while part < t[1]:
         where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 1), constant(t, 2) > 0)
-        _forward(_map(t, 0, kind), _map(t, 1, kind), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), *where)
+        _forward(number_map(t, 0, kind), number_map(t, 1, kind), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), *where)
         part = take(table)
 
 
@@ -266,7 +266,7 @@ def _every_backward(table: Any, kind: Any) -> None:
     t, part = opened(table), take(table)
     while part < t[1]:
         where = (edge(t, part), edge(t, part + 1), int(constant(t, 0)), constant(t, 2) > 0)
-        maps = (_map(t, 0, kind), _map(t, 1, kind), _map(t, 2, kind))
+        maps = (number_map(t, 0, kind), number_map(t, 1, kind), number_map(t, 2, kind))
         _backward(*maps, matrix(t, 3), matrix(t, 4), cube(t, 5), cube(t, 6), *where)
         part = take(table)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pushforward.algorithms.estimators import gumbel
 from pushforward.core.context import Condition, Conditioner, Context
+from pushforward.core.errors import RecipeError
 from pushforward.core.model import Batch, Completes, Model, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
@@ -97,6 +98,18 @@ def resampled(
     return best
 
 
+def sharpened(first: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Sharpening:
+    """How to complete rows; ``first`` (B,) says of which what is known comes first. Raises RecipeError where something is to be
+    sharpened and others are among them: their draws are weighed by the model as it is."""
+    how = Sharpening(temperature, top_k, top_p)
+    if not how.plain and not bool(first.all()):
+        raise RecipeError(
+            f"temperature, top_k and top_p continue a beginning, but in {int((~first).sum())} of {len(first)} rows something is"
+            " known after a gap: leave them out"
+        )
+    return how
+
+
 class Autoregressive(Model, Samples, Scores, Completes):
     """``net`` is an ``OrderedNet`` over the features of ``elements``, whose ``order`` is that of the data unless given."""
 
@@ -121,14 +134,15 @@ class Autoregressive(Model, Samples, Scores, Completes):
 
     def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
         e = self.elements.take_apart(x)
-        return log_conditionals(self.elements, self.net, e, self.conditioner(condition, len(x))).sum(1)
+        params = self.net(self.elements.look(e), self.conditioner(condition, len(x)))
+        return self.elements.log_likelihood(params, e)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         e, context = self.elements.take_apart(batch.x), self.conditioner(batch.condition or None, len(batch.x))
         # what a net drops in training belongs to the rows of the batch
         random = {"draws": batch.draws} if getattr(self.net, "dropout", 0.0) else {}
         params = self.net(self.elements.look(e), context, **random)
-        return {"loss": -self.elements.log_prob_elements(params, e).sum(1)}
+        return {"loss": -self.elements.log_likelihood(params, e)}
 
     @torch.no_grad()
     def sample(
@@ -147,18 +161,30 @@ class Autoregressive(Model, Samples, Scores, Completes):
         return self.elements.put_together(ancestral(self.elements, self.net, self.order, context, u, how))
 
     @torch.no_grad()
-    def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
+    def complete(
+        self,
+        x: Tensor,
+        observed: Tensor,
+        condition: Condition | None,
+        draws: Draws,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
         """Exact where what is observed comes first in the order; else ``particles`` draws with the observed elements held, one
-        of which is kept with probability proportional to the likelihood of what was held (importance resampling)."""
+        of which is kept with probability proportional to the likelihood of what was held (importance resampling).
+        ``temperature``, ``top_k`` and ``top_p`` are for the former."""
         known = self.elements.spread(observed)
         e = self.elements.take_apart(torch.where(observed, x, torch.zeros_like(x)))
         context = self.conditioner(condition, len(x))
         ordered = known[:, list(self.order)]
         first = (ordered.cummin(1).values == ordered).all(1)  # what comes after these depends on nothing that follows it
+        how = sharpened(first, temperature, top_k, top_p)
 
         def propose(stream: Draws) -> tuple[Tensor, Tensor]:
             u = stream.uniform(self.elements.count, dtype=torch.float64)
-            drawn = ancestral(self.elements, self.net, self.order, context, u, held=(e, known))
+            drawn = ancestral(self.elements, self.net, self.order, context, u, how, held=(e, known))
             return drawn, log_conditionals(self.elements, self.net, drawn, context)
 
         drawn = resampled(propose, known, draws, self.particles, first)

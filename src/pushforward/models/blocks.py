@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pushforward.core.errors import RecipeError
+from pushforward.nets.norm import as_it_runs
 
 SHOWN = ("onehot", "scaled", "code")
 
@@ -88,6 +89,11 @@ class Block(nn.Module, ABC):
     def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
         """Parameters (B, count, params) and elements (B, count) → nats (B, count); unknown elements count 0."""
 
+    def log_likelihood(self, params: Tensor, e: Tensor) -> Tensor:
+        """Nats (B·K,) of all elements of an example, under K rows of ``params`` (B·K, count, params) for each row of ``e``."""
+        repeats = len(params) // max(1, len(e))
+        return self.log_prob(params, e if repeats <= 1 else e.repeat_interleave(repeats, 0)).sum(1)
+
     @abstractmethod
     def draw(self, params: Tensor, u: Tensor, how: Sharpening = PLAIN) -> Tensor:
         """Parameters (B, count, params) and float64 uniform numbers ``u`` (B, count) → elements (B, count)."""
@@ -117,6 +123,20 @@ class Binary(Block):
     def log_prob(self, params: Tensor, e: Tensor) -> Tensor:
         logit = params[..., 0].to(self.default.dtype) + self.default
         return -F.softplus((1 - 2 * e.to(logit.dtype)) * logit)
+
+    def log_likelihood(self, params: Tensor, e: Tensor) -> Tensor:
+        logits, small = params[..., 0], (torch.float32, torch.bfloat16)
+        if (
+            len(e)
+            and logits.device.type == "cpu"
+            and logits.dtype in small
+            and self.default.dtype == torch.float32
+            and as_it_runs()
+        ):
+            from pushforward.kernels import bernoulli
+
+            return bernoulli.log_prob(logits, self.default, e.float())
+        return super().log_likelihood(params, e)
 
     def draw(self, params: Tensor, u: Tensor, how: Sharpening = PLAIN) -> Tensor:
         logit = params[..., 0].to(self.default.dtype) + self.default

@@ -144,15 +144,15 @@ class Variational(Model, Samples, Scores, Encodes, Completes, ABC):
 
     def _decode(self, z: Tensor, vector: Tensor | None) -> Tensor:
         z = z.flatten(1)
-        return self.decoder(z if vector is None else torch.cat([z, vector], 1)).to(self.dtype)
+        params: Tensor = self.decoder(z if vector is None else torch.cat([z, vector], 1))
+        return params
 
     def log_likelihood(self, z: Tensor, e: Tensor, vector: Tensor | None) -> Tensor:
         """log p(x | z) (B·K,) of elements e (B, E), the K rows of ``z`` (B·K, …) of each example one after the other."""
         repeats = len(z) // len(e)
-        if repeats > 1:
-            e = e.repeat_interleave(repeats, 0)
-            vector = None if vector is None else vector.repeat_interleave(repeats, 0)
-        return self.elements.log_prob_elements(self._decode(z, vector), e).sum(1)
+        if repeats > 1 and vector is not None:
+            vector = vector.repeat_interleave(repeats, 0)
+        return self.elements.log_likelihood(self._decode(z, vector), e)
 
     # the bound
 

@@ -130,9 +130,14 @@ class Elements(nn.Module):
         pieces = [b.log_prob(p, part) for (b, part), p in zip(self._each(e), self._params(params), strict=True)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
+    def log_likelihood(self, params: Tensor, e: Tensor) -> Tensor:
+        """log p(e | params) (B·K,) of elements (B, E) under K rows of parameters (B·K, P) each, one after the other."""
+        pieces = [b.log_likelihood(p, part) for (b, part), p in zip(self._each(e), self._params(params), strict=True)]
+        return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
+
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x | params), (B,)."""
-        return self.log_prob_elements(params, self.take_apart(x)).sum(1)
+        return self.log_likelihood(params, self.take_apart(x))
 
     def sample_elements(self, params: Tensor, draws: Draws, how: Sharpening = PLAIN) -> Tensor:
         """Elements drawn independently given ``params`` (B, P), numbers whether or not they are drawn as gaps: (B, E)."""

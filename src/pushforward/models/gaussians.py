@@ -27,6 +27,8 @@ from pushforward.models.densities import EMPTY, LOG_2PI, WIDE, Densities, padded
 from pushforward.models.lloyd import nearest_centres
 
 _FUSED = 256  # coordinates up to which one pass of the kernel is quicker than large products
+_SLICE = 128  # rows of a triangle that go through one product
+_NOTHING = 1e-25  # a share of a row that changes no digit of a sum
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class FullGaussians(Densities):
 
     def _block(self) -> int:
         """Rows whose K × D numbers stay in the cache, so that one large product does the work of K."""
-        return max(256, 2**18 // (self.size * self.components))
+        return max(256, 2**18 // (min(self.size, _SLICE) * self.components))
 
     def log_prob(self, rows: Gapped) -> Tensor:
         if rows.groups:
@@ -157,10 +159,15 @@ class FullGaussians(Densities):
                 found[at] = self.given(rows.y[at], o, m)[0]
             return found
         whiten, centres, half_log_det = self.whitening()
-        across, parts = whiten.permute(2, 0, 1).flatten(1), []
+        # a slice of the rows of L⁻¹, a triangle, needs the coordinates up to its end alone
+        slices = []
+        for start in range(0, self.size, _SLICE):
+            stop = min(self.size, start + _SLICE)
+            slices.append((stop, whiten[:, start:stop, :stop].permute(2, 0, 1).flatten(1), -centres[:, start:stop].flatten()))
+        parts = []
         for block in rows.y.split(self._block()):
-            white = torch.addmm(-centres.flatten(), block, across).unflatten(1, (self.components, self.size))
-            parts.append(white.square().sum(2))
+            white = [torch.addmm(c, block[:, :stop], w).unflatten(1, (self.components, -1)) for stop, w, c in slices]
+            parts.append(torch.stack([part.square().sum(2) for part in white]).sum(0))
         return -0.5 * (torch.cat(parts) + self.size * LOG_2PI) + half_log_det
 
     def given(self, y: Tensor, o: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,6 +197,9 @@ class FullGaussians(Densities):
     def _whole(self, y: Tensor, share: Tensor) -> dict[str, Tensor]:
         if self.tied:
             second = ((share.sum(1, keepdim=True) * y).T @ y)[None]
+        elif self.size > _FUSED:
+            # with many coordinates a row belongs to one component, and the others' products would be with nothing
+            second = torch.stack([_scatter(*(t[r > _NOTHING] for t in (y, r))) for r in share.unbind(1)])
         else:
             wide = y.new_zeros(self.size, self.components * self.size)
             for r, block in zip(share.split(self._block()), y.split(self._block()), strict=True):
@@ -278,6 +288,11 @@ class FullGaussians(Densities):
                 drawn[of] += noise[at[of]][:, m] @ root[component].T
             y[at[:, None], m] = drawn
         return y
+
+
+def _scatter(y: Tensor, share: Tensor) -> Tensor:
+    """Σ r y yᵀ, (D, D)."""
+    return (share[:, None] * y).T @ y
 
 
 def floored(covariances: Tensor, floor: float) -> Tensor:

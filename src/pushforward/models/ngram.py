@@ -25,7 +25,7 @@ from pushforward.core.context import Condition
 from pushforward.core.model import Batch, Completes, FitsDirectly, Model, Samples, Scores
 from pushforward.core.random import Draws
 from pushforward.core.schema import Schema, Tokens
-from pushforward.models.autoregressive import resampled
+from pushforward.models.autoregressive import resampled, sharpened
 from pushforward.models.blocks import PLAIN, Levels, Sharpening
 
 _LEAST = 0.1  # discount
@@ -201,12 +201,24 @@ class NGram(Model, Samples, Scores, Completes, FitsDirectly):
         return self._draw(draws.uniform(*self.schema.example.shape, dtype=torch.float64), Sharpening(temperature, top_k, top_p))
 
     @torch.no_grad()
-    def complete(self, x: Tensor, observed: Tensor, condition: Condition | None, draws: Draws) -> Tensor:
-        """Exact where what is observed comes first; else one of ``particles`` draws by importance resampling."""
+    def complete(
+        self,
+        x: Tensor,
+        observed: Tensor,
+        condition: Condition | None,
+        draws: Draws,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """Exact where what is observed comes first; else one of ``particles`` draws by importance resampling. ``temperature``,
+        ``top_k`` and ``top_p`` are for the former."""
+        first = (observed.cummin(1).values == observed).all(1)
+        how = sharpened(first, temperature, top_k, top_p)
 
         def propose(stream: Draws) -> tuple[Tensor, Tensor]:
-            drawn = self._draw(stream.uniform(x.shape[1], dtype=torch.float64), held=(x.long(), observed))
+            drawn = self._draw(stream.uniform(x.shape[1], dtype=torch.float64), how, held=(x.long(), observed))
             return drawn, self.chance(self._keys(drawn)).log()
 
-        first = (observed.cummin(1).values == observed).all(1)
         return torch.where(observed, x, resampled(propose, observed, draws, self.particles, first).to(x.dtype))

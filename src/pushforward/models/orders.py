@@ -1,10 +1,10 @@
-"""A mixture of autoregressive models that share one network, each with an order of its own (Uria et al. 2014, arXiv:1310.1757;
-Germain et al. 2015, arXiv:1502.03509).
+"""A mixture of autoregressive models that share one network, each with an order or masks of its own (Uria et al. 2014,
+arXiv:1310.1757; Germain et al. 2015, arXiv:1502.03509).
 
     log p(x) = log 1/M Σ_m p_m(x),      p_m(x) = Π_i p(e_{o_m(i)} | e_{o_m(1)} … e_{o_m(i−1)})
 
-A training step takes one order for the whole batch: one of ``orders``, which are the mixture; or, where ``orders`` is 0, a new
-one, so that the network knows every order, M of them are the mixture, and what is observed may come first in completion.
+A training step takes one member for the whole batch: one of ``members``, of which the first M are the mixture; or, where
+``members`` is 0, a new one, so that the network knows every order, and what is observed may come first in completion.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _FRESH = 1 << 40  # numbers of the orders of training steps, far from those of t
 
 
 class OrderMixture(Model, Samples, Scores, Completes):
-    """``net`` under ``orders`` orders (0: any), of which ``mixture`` are the model; ``particles`` as in ``Autoregressive``."""
+    """``net`` under ``members`` orders and masks (0: any), of which ``mixture`` are the model; ``particles`` as in
+    ``Autoregressive``."""
 
     density_kind = "exact"
 
@@ -40,32 +41,32 @@ class OrderMixture(Model, Samples, Scores, Completes):
         net: ManyOrders,
         conditioner: Conditioner,
         *,
-        orders: int,
+        members: int,
         mixture: int,
         particles: int = 16,
     ) -> None:
         super().__init__(schema)
-        if orders < 0 or mixture < 1 or (orders and mixture > orders):
+        if members < 0 or mixture < 1 or (members and mixture > members):
             raise ValueError(
-                f"found a mixture of {mixture} of {orders} orders: expected at least 1, and no more than there are"
+                f"found a mixture of {mixture} of {members} orders and masks: expected at least 1, and no more than there are"
             )
         self.elements, self.net, self.conditioner = elements, net, conditioner
-        self.orders, self.mixture, self.particles = orders, mixture, particles
+        self.members, self.mixture, self.particles = members, mixture, particles
 
     def prepare(self, x: Tensor) -> None:
         self.elements.prepare(x)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         step = mix(batch.draws.seed, 0x0DE2)
-        k = step % self.orders if self.orders else _FRESH + step % _FRESH
+        k = step % self.members if self.members else _FRESH + step % _FRESH
         e = self.elements.take_apart(batch.x)
         params = self.net(self.elements.look(e), self.conditioner(batch.condition or None, len(e)), k=k)
-        return {"loss": -self.elements.log_prob_elements(params, e).sum(1)}
+        return {"loss": -self.elements.log_likelihood(params, e)}
 
     def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
         e, context = self.elements.take_apart(x), self.conditioner(condition, len(x))
         seen = self.elements.look(e)
-        each = [self.elements.log_prob_elements(self.net(seen, context, k=k), e).sum(1) for k in range(self.mixture)]
+        each = [self.elements.log_likelihood(self.net(seen, context, k=k), e) for k in range(self.mixture)]
         return torch.stack(each).logsumexp(0) - math.log(self.mixture)
 
     def _drawn(
@@ -107,7 +108,7 @@ class OrderMixture(Model, Samples, Scores, Completes):
         known = self.elements.spread(observed)
         e = self.elements.take_apart(torch.where(observed, x, torch.zeros_like(x)))
         context = self.conditioner(condition, len(x))
-        if self.orders:
+        if self.members:
             propose = lambda stream: self._drawn(context, stream, held=(e, known))
             drawn = resampled(propose, known, draws, self.particles, known.all(1))
             return torch.where(observed, x, self.elements.put_together(drawn).to(x.dtype))

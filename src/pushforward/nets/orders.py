@@ -1,7 +1,8 @@
 """One masked network under many orders and masks (Germain et al. 2015, arXiv:1502.03509, sections 4.2 and 4.3).
 
 A number k gives an order of the elements and the degrees of all hidden units; the masks follow from them, the weights are
-shared. Under k the output of an element sees the elements before it in the order of k.
+shared. Under k the output of an element sees the elements before it in the order of k. Several k may share an order, and then
+differ in their masks alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class ManyOrders(nn.Module):
     """Features (B, F) to parameters (B, P) under order number k; ``features`` (F,) and ``params`` (P,) say whose each is.
 
     ``after`` = {element: another} keeps elements behind others in every order: a number behind the word whether there is one.
+    ``masks`` numbers in turn share an order; a random one, unless all are to take that of the data (``shuffled`` false).
     """
 
     features: Tensor
@@ -37,10 +39,15 @@ class ManyOrders(nn.Module):
         *,
         context: int = 0,
         after: Mapping[int, int] | None = None,
+        masks: int = 1,
+        shuffled: bool = True,
     ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("found no hidden layer: masks need one at least")
+        if masks < 1:
+            raise ValueError(f"masks must be at least 1, found {masks}")
+        self.sharing, self.shuffled = masks, shuffled
         self.register_buffer("features", features, persistent=False)
         self.register_buffer("params", params, persistent=False)
         self.count, self.hidden, self.context = int(features.max()) + 1, tuple(hidden), context
@@ -58,9 +65,12 @@ class ManyOrders(nn.Module):
 
     def order(self, k: int, known: Sequence[int] = ()) -> list[int]:
         """The elements in the order number k; those ``known`` come first."""
-        shuffled = torch.randperm(self.count, generator=torch.Generator().manual_seed(mix(k, 0x0DE2))).tolist()
+        every = list(range(self.count))
+        if self.shuffled:
+            generator = torch.Generator().manual_seed(mix(k // self.sharing, 0x0DE2))
+            every = torch.randperm(self.count, generator=generator).tolist()
         first = set(known)
-        order = [i for i in shuffled if i in first] + [i for i in shuffled if i not in first]
+        order = [i for i in every if i in first] + [i for i in every if i not in first]
         for one, other in self.after.items():
             here, there = order.index(one), order.index(other)
             if here < there:
