@@ -50,12 +50,12 @@ RECIPES = {
     "made-32": Recipe(
         *(FIXED, "made", 86.64, _MADE, 25),
         {
-            **{"hidden": (2000, 2000), "orders": 32, "mixture": 32, "learning_rate": 1.5e-3, "batch_size": 256},
+            **{"hidden": (2000, 2000), "masks": 32, "mixture": 32, "learning_rate": 1.5e-3, "batch_size": 256},
             **{"weight_decay": 0.0, "precision": "bf16"},
         },
     ),
     "vae": Recipe(*(DRAWN, "vae", 86.76, _IWAE, 12), {**_NETS, "hidden": (600, 600), "samples": 1}, samples=5000),
-    "iwae": Recipe(*(DRAWN, "vae", 84.78, _IWAE, 25), {**_NETS, "hidden": (400, 400), "samples": 50}, within=2.0, samples=5000),
+    "iwae": Recipe(*(DRAWN, "vae", 84.78, _IWAE, 30), {**_NETS, "hidden": (400, 400), "samples": 50}, within=2.0, samples=5000),
 }
 
 
