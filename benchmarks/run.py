@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import autoregressive
+import bounds
 import cnf
 import diffusion
 import distances
@@ -23,7 +24,20 @@ from harness import Entry, main
 
 def run(quick: bool) -> list[Entry]:
     entries: list[Entry] = []
-    for module in (imports, trainer, mixture, sampling, flows, cnf, diffusion, autoregressive, pixelcnn, gpt, distances):
+    for module in (
+        imports,
+        trainer,
+        mixture,
+        sampling,
+        flows,
+        cnf,
+        diffusion,
+        autoregressive,
+        pixelcnn,
+        gpt,
+        bounds,
+        distances,
+    ):
         print(f"… {module.__name__}", file=sys.stderr, flush=True)
         entries += module.run(quick)
     return entries
