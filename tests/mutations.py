@@ -548,6 +548,27 @@ FAULTS = (
         "nets/test_orders.py",
     ),
     Fault(
+        "links that see their own element",
+        "nets/masked.py",
+        "MaskedLinear(self.out_degrees[:, None] > d, bias=False)",
+        "MaskedLinear(self.out_degrees[:, None] >= d, bias=False)",
+        "nets/test_masked.py",
+    ),
+    Fault(
+        "a kernel that forgets the links from the first layer",
+        "kernels/autoregressive.py",
+        "for l in range(U(skips.shape[0])):",
+        "for l in range(_1, U(skips.shape[0])):",
+        "kernels/test_kernels_autoregressive.py",
+    ),
+    Fault(
+        "an ensemble whose rows are dealt anew in every process",
+        "nets/orders.py",
+        "draws.total * k // self.members",
+        "draws.stop * k // self.members",
+        "nets/test_orders.py",
+    ),
+    Fault(
         "numbers before the word whether there is one",
         "nets/orders.py",
         "if here < there:",

@@ -411,3 +411,10 @@ def test_a_frozen_family_can_be_tuned():
     by_clock = comparing.training_from({"minutes": 2}).with_defaults(fam.training)
     assert by_clock.steps is None
     assert replace(full, steps=None).with_defaults({}).steps == 3000
+
+
+def test_families_may_train_otherwise_on_another_kind_of_data():
+    fam = replace(catalog.family("nice"), training={"batch_size": 32, "steps": 3}, training_of={"image": {"batch_size": 8}})
+    flat, pictures = (pf.open_data(np.zeros(shape, np.uint8 if len(shape) > 2 else float)) for shape in ((9, 2), (9, 4, 4)))
+    assert fam.training_for(flat.schema) == {"batch_size": 32, "steps": 3}
+    assert fam.training_for(pictures.schema) == {"batch_size": 8, "steps": 3}

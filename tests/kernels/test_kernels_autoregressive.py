@@ -163,8 +163,9 @@ DRAWN = {
 @pytest.mark.parametrize("kind", DRAWN.values(), ids=DRAWN)
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("rows", [1, 150])
+@pytest.mark.parametrize(("hidden", "direct"), [((40, 30), False), ((30,), True), ((40, 30, 50), True)])
 @torch.no_grad()
-def test_draws_are_those_of_the_reference(kind: Kind, context: int, rows: int) -> None:
+def test_draws_are_those_of_the_reference(kind: Kind, context: int, rows: int, hidden: tuple[int, ...], direct: bool) -> None:
     torch.manual_seed(3)
     parts, generator = elements(kind, 3), torch.Generator().manual_seed(4)
     x = 3 * torch.randn(200, *kind.shape, generator=generator, dtype=torch.float64)
@@ -173,7 +174,7 @@ def test_draws_are_those_of_the_reference(kind: Kind, context: int, rows: int) -
     parts.prepare(x)
     order = torch.randperm(parts.count, generator=generator).tolist()
     place = torch.tensor(order).argsort() + 1
-    net = MaskedMLP(place[parts.feature_element], place[parts.param_element], (40, 30), context=context)
+    net = MaskedMLP(place[parts.feature_element], place[parts.param_element], hidden, context=context, direct=direct)
     for p in net.parameters():
         nn.init.normal_(p, std=0.7 / p[0].numel() ** 0.5 if p.dim() > 1 else 0.3)
     u = torch.rand(rows, parts.count, generator=generator, dtype=torch.float64)

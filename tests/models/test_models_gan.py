@@ -252,7 +252,7 @@ def test_the_critic_sees_a_condition_through_a_projection_of_its_features(tiny: 
         ("gan", {"loss": "bce"}, "found loss 'bce': expected one of"),
         ("gan", {"hidden": ()}, "found no hidden layer"),
         ("wgan", {"clip": 0.0}, "found clip 0.0: expected a positive number"),
-        ("wgan-gp", {"net": "unet"}, "net is one of resnet, dcgan, found 'unet'"),
+        ("wgan-gp", {"net": "unet"}, "net is one of dcgan, resnet, found 'unet'"),
         ("wgan-gp", {"softness": 0.0}, "found a temperature of 0.0"),
     ],
 )

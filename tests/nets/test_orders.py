@@ -18,7 +18,7 @@ from pushforward.core.schema import Column, ColumnKind, Image, Schema, Table
 from pushforward.models.autoregressive import log_conditionals
 from pushforward.models.elements import elements
 from pushforward.models.orders import OrderMixture
-from pushforward.nets.orders import ManyOrders
+from pushforward.nets.orders import ManyOrders, Orders
 
 WIDE = torch.float64
 PIXELS = Image(1, 2, 3, levels=2)
@@ -28,7 +28,7 @@ EVERY = torch.tensor(list(itertools.product(range(2), repeat=6)), dtype=torch.ui
 def net(context: int = 0) -> ManyOrders:
     torch.manual_seed(0)
     features = torch.tensor([0, 1, 1, 2, 3, 3, 3, 4])
-    many = ManyOrders(features, torch.tensor([0, 0, 1, 2, 3, 3, 4]), (40, 30), context=context)
+    many = ManyOrders(features, torch.tensor([0, 0, 1, 2, 3, 3, 4]), Orders(5), 0, (40, 30), context=context)
     for p in many.parameters():
         torch.nn.init.normal_(p, std=0.5)
     return many.double()
@@ -61,22 +61,30 @@ def test_a_member_is_the_network_under_its_order(context: int) -> None:
 
 
 def test_elements_stay_behind_those_they_need() -> None:
-    many = ManyOrders(torch.arange(6), torch.arange(6), (8,), after={1: 0, 4: 3})
+    orders = Orders(6, after={1: 0, 4: 3})
     swapped = 0
     for k in range(30):
-        order = many.order(k)
+        order = orders(k)
         assert sorted(order) == list(range(6))
         assert order.index(0) < order.index(1)
         assert order.index(3) < order.index(4)
         swapped += order.index(3) < order.index(0)
-        known = many.order(k, known=[3, 5])
+        known = orders(k, known=[3, 5])
         assert set(known[:2]) == {3, 5}
     assert 5 < swapped < 25
 
 
 def test_masks_that_mean_nothing_are_refused() -> None:
     family = FAMILIES["made"]
-    for options, message in (({"masks": 0}, "at least 1"), ({"masks": 2, "orders": 0}, "new masks")):
+    wrong = (
+        ({"masks": 0}, "at least 1"),
+        ({"masks": 2, "orders": 0}, "new masks"),
+        ({"ensemble": True}, "orders=2 or more"),
+        ({"ensemble": True, "orders": 2, "masks": 2}, "no masks"),
+        ({"orders": 2, "dropout": 0.5}, "own"),
+        ({"dropout": 1.0}, "below 1"),
+    )
+    for options, message in wrong:
         with pytest.raises((ValueError, RecipeError), match=message):
             family.build(Schema(PIXELS), family.configure(options))
 
@@ -100,14 +108,15 @@ def counted(drawn: Tensor, mass: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "orders"), [({"orders": 3}, 3), ({"masks": 3}, 1), ({"orders": 2, "masks": 2, "mixture": 3}, 2)]
+    ("options", "orders"),
+    [({"orders": 3}, 3), ({"masks": 3}, 1), ({"orders": 2, "masks": 2, "mixture": 3}, 2), ({"orders": 3, "ensemble": True}, 3)],
 )
 @torch.no_grad()
 def test_the_mixture_is_the_mean_of_its_members(tiny: Any, options: dict[str, int], orders: int) -> None:
     model = build(tiny, **options)
-    assert len({tuple(model.net.order(k)) for k in range(3)}) == orders
-    if orders == 1:
-        assert model.net.order(0) == list(range(6))
+    taken = [model.net.member(k)[1] for k in range(3)]
+    assert len({tuple(order) for order in taken}) == orders
+    assert taken[0] == list(range(6))
     mass = model.log_prob(EVERY).exp()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-12)
     e = model.elements.take_apart(EVERY)
@@ -168,6 +177,47 @@ def test_orders_that_cannot_be_are_refused() -> None:
     for wrong in ({"orders": -1}, {"orders": 2, "mixture": 3}, {"mixture": 4}, {"orders": 0, "mixture": 0}):
         with pytest.raises(RecipeError):
             family.build(Schema(PIXELS), family.configure(wrong))
+
+
+def test_pictures_are_read_from_every_corner() -> None:
+    family = FAMILIES["made"]
+    model = family.build(Schema(PIXELS), family.configure({"hidden": (8,), "orders": 9}))
+    assert isinstance(model, OrderMixture)
+    assert isinstance(model.net, ManyOrders)
+    taken = [model.net.order(k) for k in range(9)]
+    across, down = [0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5]
+    mirrored = [[2, 1, 0, 5, 4, 3], [2, 5, 1, 4, 0, 3], [3, 4, 5, 0, 1, 2], [3, 0, 4, 1, 5, 2]]
+    assert sorted(taken[:8]) == sorted([across, across[::-1], down, down[::-1], *mirrored])
+    assert taken[8] not in taken[:8]
+
+
+@pytest.mark.parametrize("conditions", [False, True])
+def test_an_ensemble_learns_as_its_nets_would_alone(tiny: Any, conditions: bool) -> None:
+    """Every net gets its share of the rows, in one process or two, and drops what those rows' random numbers say."""
+    from pushforward.core.model import Batch
+
+    family = FAMILIES["made"]
+    torch.manual_seed(0)
+    schema = Schema(PIXELS, tiny.conditions if conditions else ())
+    model = family.build(schema, family.configure({"hidden": (24, 24), "orders": 3, "ensemble": True, "dropout": 0.5}))
+    assert isinstance(model, OrderMixture)
+    tiny.perturb(model, 1.0)
+    model.double().train()
+    x = (torch.rand(11, 1, 2, 3) < 0.5).to(torch.uint8)
+    c = tiny.condition(11) if conditions else {}
+    part = lambda a, b: Batch(x[a:b], Draws(7, a, b, 11), {n: v[a:b] for n, v in c.items()})
+    loss = model(part(0, 11))["loss"]
+    alone = []
+    for k, (a, b) in enumerate([(0, 3), (3, 7), (7, 11)]):
+        net, e = model.net.member(k)[0], model.elements.take_apart(x[a:b])
+        params = net(model.elements.look(e), model.conditioner(part(a, b).condition or None, b - a), Draws(7, a, b, 11))
+        alone.append(-model.elements.log_prob_elements(params, e).sum(1))
+    torch.testing.assert_close(loss, torch.cat(alone))
+    torch.testing.assert_close(torch.cat([model(part(0, 5))["loss"], model(part(5, 11))["loss"]]), loss)
+    loss.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.net.parameters())
+    other = model(Batch(x, Draws(8, 0, 11), c))["loss"]
+    assert not torch.allclose(loss, other)  # other units were dropped
 
 
 def test_steps_of_training_take_their_orders_in_turn(tiny: Any) -> None:

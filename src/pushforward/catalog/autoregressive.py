@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from pushforward.core.context import Conditioner
-from pushforward.core.schema import Image, Schema
+from pushforward.core.schema import Image, Kind, Schema
 from pushforward.models.autoregressive import Autoregressive
 from pushforward.models.elements import elements
 from pushforward.models.orders import OrderMixture
 from pushforward.nets.belief import NADE, FullyVisible
 from pushforward.nets.masked import MaskedMLP
-from pushforward.nets.orders import ManyOrders
+from pushforward.nets.orders import Ensemble, ManyOrders, Orders
 from pushforward.nets.pixel import PixelCNN
+
+_LINKS = 1_000_000  # numbers of a net's direct connections at most
 
 
 @dataclass(frozen=True)
@@ -57,48 +62,60 @@ class MadeOptions:
     """Options of MADE.
 
     hidden: widths of the masked net; None takes (256, 256), or (512, 512) above 256 elements. components: logistics in the
-    mixture of a number or 8-bit pixel. orders: 1 takes the order of the data; more train the net under that many random orders
-    in turn; 0 under a new one at each step, so that anything can be completed given anything. masks: under each order, so many
-    in turn. mixture: of how many orders and masks the density is the mean; None takes all, 8 at most.
+    mixture of a number or 8-bit pixel. orders: 1 takes the order of the data; more train the net under that many in turn: from
+    beginning and end (pictures: row by row and column by column, from every corner), then random ones; 0 under a new one at
+    each step, so that anything can be completed given anything. masks: under each order, so many in turn. ensemble: a net for
+    each order, with weights of its own. mixture: of how many orders and masks the density is the mean; None takes all, 8 at
+    most. dropout: share of the hidden units left out in training, of nets whose weights are their own.
     """
 
     hidden: tuple[int, ...] | None = None
     components: int = 5
     orders: int = 1
     masks: int = 1
+    ensemble: bool = False
     mixture: int | None = None
+    dropout: float = 0.0
 
 
 def made(schema: Schema, config: MadeOptions) -> Autoregressive | OrderMixture:
     """A masked net, in the order of the data (columns, pixels row by row, characters from left to right) or in many."""
     parts, conditioner = elements(schema.example, config.components), Conditioner(schema.conditions)
+    features, params = parts.feature_element, parts.param_element
     hidden = config.hidden or ((512, 512) if parts.count > 256 else (256, 256))
+    members = config.orders * config.masks
     if config.orders < 0:
         raise ValueError(f"orders must be at least 0, found {config.orders}")
     if config.orders == 0 and config.masks != 1:
         raise ValueError(f"found masks={config.masks} with orders=0, where every step has new masks: leave one of them out")
-    if config.orders != 1 or config.masks != 1:
-        many = ManyOrders(
-            *(parts.feature_element, parts.param_element, hidden),
-            context=conditioner.width,
-            after=parts.indicator_of,
-            masks=config.masks,
-            shuffled=config.orders != 1,
-        )
-        members = config.orders * config.masks
-        mixture = config.mixture if config.mixture is not None else min(8, members or 8)
-        return OrderMixture(schema, parts, many, conditioner, members=members, mixture=mixture)
-    if config.mixture not in (None, 1):
+    if config.ensemble and (config.orders < 2 or config.masks != 1):
+        raise ValueError(f"an ensemble has orders=2 or more and no masks, found orders={config.orders}, masks={config.masks}")
+    if config.dropout and members != 1 and not config.ensemble:
+        raise ValueError("dropout is for nets whose weights are their own: take ensemble, one order, or no dropout")
+    if config.mixture not in (None, 1) and members == 1:
         raise ValueError(f"found a mixture of {config.mixture} with one order and its masks: give orders or masks too")
-    net = MaskedMLP(
-        parts.feature_element + 1,
-        parts.param_element + 1,
-        hidden,
-        context=conditioner.width,
-        direct=parts.count <= 256,
-        zero_last=True,
-    )
-    return Autoregressive(schema, parts, net, conditioner)
+    own: dict[str, Any] = {"context": conditioner.width, "dropout": config.dropout, "zero_last": True}
+    own["direct"] = len(features) * len(params) <= _LINKS
+    if members == 1:
+        net = MaskedMLP(features + 1, params + 1, hidden, **own)
+        return Autoregressive(schema, parts, net, conditioner)
+    orders = Orders(parts.count, _readings(schema.example, parts.count) if members else (), parts.indicator_of)
+    many: Ensemble | ManyOrders
+    if config.ensemble:
+        many = Ensemble(features, params, orders, members, hidden, **own)
+    else:
+        many = ManyOrders(features, params, orders, members, hidden, context=conditioner.width, masks=config.masks)
+    mixture = config.mixture if config.mixture is not None else min(8, members or 8)
+    return OrderMixture(schema, parts, many, conditioner, mixture=mixture)
+
+
+def _readings(kind: Kind, count: int) -> list[list[int]]:
+    """Orders that keep neighbours together: that of the data, back from its end, and of pictures those of each corner."""
+    if not isinstance(kind, Image):
+        return [list(range(count)), list(range(count))[::-1]]
+    rows = torch.arange(count).view(kind.shape)
+    grids = [grid.flip(sides) for sides in ((), (1, 2), (2,), (1,)) for grid in (rows, rows.transpose(1, 2))]
+    return [grid.flatten().tolist() for grid in grids]
 
 
 @dataclass(frozen=True)

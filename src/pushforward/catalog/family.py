@@ -24,9 +24,10 @@ _FLOW_MODULES = ("flows", "glow", "continuous")
 class Family:
     """A recipe: where it is built, what it offers, what it takes, and the training it likes.
 
-    ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults. ``slots``
-    are those of a ``Context`` that its networks see: vector (numbers, categories and vectors), tokens (texts), spatial (images
-    and signals). ``source_data`` says that it starts from data too, whose number of rows is its option ``source_rows``.
+    ``place`` is "module:Options:build" under ``pushforward.catalog``. ``training`` overrides the trainer's defaults, and
+    ``training_of``, by the name of a kind of data, overrides that. ``slots`` are those of a ``Context`` that its networks see:
+    vector (numbers, categories and vectors), tokens (texts), spatial (images and signals). ``source_data`` says that it
+    starts from data too, whose number of rows is its option ``source_rows``.
     """
 
     name: str
@@ -41,7 +42,12 @@ class Family:
     source_data: bool = False
     baseline: bool = False
     training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    training_of: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     slots: tuple[str, ...] = ("vector",)
+
+    def training_for(self, schema: Schema) -> dict[str, Any]:
+        """The trainer's defaults for data of this schema."""
+        return {**self.training, **self.training_of.get(schema.example.name, {})}
 
     def _parts(self) -> tuple[type, Callable[..., Model]]:
         module, options, build = self.place.split(":")

@@ -54,6 +54,10 @@ class Draws:
         """An independent stream for the same rows (the k-th of K samples, say)."""
         return Draws(mix(self.seed, stream, 0x5EED), self.start, self.stop, self.total, self.device)
 
+    def part(self, a: int, b: int) -> Draws:
+        """The draws of rows ``a`` … ``b − 1`` of these, from the beginning of the stream."""
+        return Draws(self.seed, self.start + a, self.start + b, self.total, self.device)
+
     def _rows(self, tail: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:
         if not self._generators:
             for block in self._blocks:

@@ -141,7 +141,7 @@ def fit_data(
     other = open_source(source, data.schema, fam)
     config = configured(config, other)
     splits = splits or data.split(training.seed)
-    training = sized(training, fam, len(splits.train), world()[1])
+    training = sized(training, fam.training_for(data.schema), len(splits.train), world()[1])
     with reproducible(mix(training.seed, 0x1417)):
         model = fam.build(data.schema, config)
     notes = (*data.notes, *keep(model, other, training.seed))
@@ -210,11 +210,11 @@ def versions() -> dict[str, str]:
     return {"pushforward": pushforward.__version__, "torch": torch.__version__.split("+")[0]}
 
 
-def sized(training: Training, fam: Family, rows: int, processes: int) -> Training:
-    """Defaults filled in. Raises RecipeError where the batch is larger than the data."""
+def sized(training: Training, likes: Mapping[str, Any], rows: int, processes: int) -> Training:
+    """Defaults filled in, those that the family ``likes`` first. Raises RecipeError where the batch is larger than the data."""
     if training.batch_size is not None and training.batch_size > rows:
         raise RecipeError(f"batch_size {training.batch_size} is larger than the {rows} training rows: use at most {rows}")
-    full = training.with_defaults(fam.training)
+    full = training.with_defaults(likes)
     assert full.batch_size is not None
     if training.batch_size is not None:
         return full

@@ -88,7 +88,8 @@ def straighten(
     opened = fitted.open(data) if data is not None else None
     splits = opened.split(fitted.recipe.get("seed", 0)) if opened is not None else None
     fam, began = family(METHODS[method][0]), time.monotonic()
-    training, processes = placed(sized(asked, fam, len(splits.train) if splits else pairs, world()[1]), teacher)
+    rows = len(splits.train) if splits else pairs
+    training, processes = placed(sized(asked, fam.training_for(fitted.schema), rows, world()[1]), teacher)
     quiet = quiet or not processes.main
     run = Path(out).expanduser() if out is not None else None
     if run is not None:

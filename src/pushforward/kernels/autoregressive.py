@@ -63,6 +63,16 @@ def _layer(w: Any, bias: Any, old: Any, new: Any, count: Any, s: Any, base: Any,
 
 
 @njit(**lane_loops)
+def _add(out: Any, w: Any, row: Any, count: Any, s: Any, base: Any, known: Any, n: Any) -> None:
+    """To ``count`` parameters, what ``known`` units from s[base] on add to them: rows ``row`` … of the weights ``w``."""
+    if known > _0:
+        step, params = np.int64(w.shape[1]), out.ctypes.data + np.int64(4 * Q * L)
+        weights, units = w.ctypes.data + np.int64(4) * np.int64(row) * step, s.ctypes.data + np.int64(4 * base * R)
+        sizes = np.int64(count), np.int64(n), np.int64(known)
+        flat_product(weights, step, 1, units, LINE, params, ROW, params, ROW, *sizes, False)
+
+
+@njit(**lane_loops)
 def _logistics(out: Any, count: Any, n: Any, grid: Any, k: Any) -> None:
     """Quantiles of mixtures of ``count`` logistics at the numbers in ``VALUE``: they choose the component, then its value."""
     total, top, below, share, mean, rate = U(0), U(1), U(2), U(3), U(4), U(5)  # scratch, as ``VALUE`` is
@@ -100,8 +110,8 @@ def _logistics(out: Any, count: Any, n: Any, grid: Any, k: Any) -> None:
 
 @njit(**lane_loops)
 def _unroll(
-    z: Any, first: Any, w_in: Any, middle: Any, bias: Any, w_out: Any, b_out: Any, upto: Any, order: Any, x: Any,
-    held: Any, grid: Any, kind: Any, a: Any, b: Any, c: Any, start: Any, stop: Any,
+    z: Any, first: Any, w_in: Any, middle: Any, bias: Any, w_out: Any, direct: Any, skips: Any, b_out: Any, upto: Any,
+    order: Any, x: Any, held: Any, grid: Any, kind: Any, a: Any, b: Any, c: Any, start: Any, stop: Any,
 ) -> None:  # fmt: skip
     size, layers, width = U(z.shape[1]), U(upto.shape[0]), U(bias.shape[1])
     count = U(w_out.shape[0]) // size
@@ -134,12 +144,11 @@ def _unroll(
             for p in range(count):
                 for i in range(n):
                     out[(Q + p) * L + i] = b_out[k * count + p]
-            if known > _0:
-                step, params = np.int64(w_out.shape[1]), out.ctypes.data + np.int64(4 * Q * L)
-                weights = w_out.ctypes.data + np.int64(4) * np.int64(k * count) * step
-                units = s.ctypes.data + np.int64(4 * last * R)
-                sizes = np.int64(count), np.int64(n), np.int64(known)
-                flat_product(weights, step, 1, units, LINE, params, ROW, params, ROW, *sizes, False)
+            _add(out, w_out, k * count, count, s, last, known, n)
+            if direct.shape[0] > 0:
+                _add(out, direct, k * count, count, s, _0, k, n)
+            for l in range(U(skips.shape[0])):
+                _add(out, skips[l], k * count, count, s, hidden + l * width, upto[l, k], n)
             element = order[k]
             for i in range(here):
                 out[VALUE * L + i] = z[r0 + i, element]
@@ -173,13 +182,17 @@ class Packed:
     """A masked network as arrays: units sorted by degree, elements in their order.
 
     ``w_in`` (H₁, D), ``middle`` (layers − 1, H, H), ``bias`` (layers, H), ``w_out`` (D · P, H) and ``b_out`` (D · P)
-    element by element, ``upto`` (layers, D + 1): how many units see nothing later than element k; ``order`` (D,).
+    element by element, ``upto`` (layers, D + 1): how many units see nothing later than element k; ``order`` (D,). Where
+    outputs are linked to the elements and to the layers before the last: ``direct`` (D · P, D) and ``skips`` (layers − 1,
+    D · P, H), else none.
     """
 
     w_in: Any
     middle: Any
     bias: Any
     w_out: Any
+    direct: Any
+    skips: Any
     b_out: Any
     upto: Any
     order: Any
@@ -190,10 +203,10 @@ def _unrolling(table: Any) -> None:
     t, part = opened(table), take(table)
     rows, block = U(matrix(t, 0).shape[0]), U(constant(t, 4))
     while part < t[1]:
-        given = matrix(t, 0), matrix(t, 1), matrix(t, 2), cube(t, 3), matrix(t, 4), matrix(t, 5), vector(t, 6)
+        given = matrix(t, 0), matrix(t, 1), matrix(t, 2), cube(t, 3), matrix(t, 4), matrix(t, 5), matrix(t, 6), cube(t, 7)
         start = U(part) * block
         _unroll(
-            *given, whole_matrix(t, 7), whole_vector(t, 8), matrix(t, 9), matrix(t, 10), matrix(t, 11),
+            *given, vector(t, 8), whole_matrix(t, 9), whole_vector(t, 10), matrix(t, 11), matrix(t, 12), matrix(t, 13),
             np.int64(constant(t, 0)), constant(t, 1), constant(t, 2), constant(t, 3), start, min(start + block, rows),
         )  # fmt: skip
         part = take(table)
@@ -213,7 +226,7 @@ def unroll(
     Numbers in ``held`` (B, D) are taken as they are. ``grid`` (D, 4): step (0 for none), origin, least and greatest value.
     """
     x, none = z.new_empty(z.shape), z.new_empty(0, 4)
-    arrays = z, first, net.w_in, net.middle, net.bias, net.w_out, net.b_out, net.upto, net.order, x
+    arrays = z, first, net.w_in, net.middle, net.bias, net.w_out, net.direct, net.skips, net.b_out, net.upto, net.order, x
     given = none if held is None else held, none if grid is None else grid
     # rows side by side cost hardly more than one: a thread takes whole blocks, smaller ones where some would have none
     block = min(int(R), LANES * -(-len(z) // (threads(len(z)) * LANES)))

@@ -1,10 +1,11 @@
-"""A mixture of autoregressive models that share one network, each with an order or masks of its own (Uria et al. 2014,
-arXiv:1310.1757; Germain et al. 2015, arXiv:1502.03509).
+"""A mixture of autoregressive models, each with an order or masks of its own, that share one network or have one each (Uria et
+al. 2014, arXiv:1310.1757; Germain et al. 2015, arXiv:1502.03509).
 
     log p(x) = log 1/M Σ_m p_m(x),      p_m(x) = Π_i p(e_{o_m(i)} | e_{o_m(1)} … e_{o_m(i−1)})
 
-A training step takes one member for the whole batch: one of ``members``, of which the first M are the mixture; or, where
-``members`` is 0, a new one, so that the network knows every order, and what is observed may come first in completion.
+A training step takes one member for the whole batch, of which the first M are the mixture; or deals the batch out to all, if
+they share nothing; or takes a new one, where the net has no number of them (``members`` 0), so that the network knows every
+order, and what is observed may come first in completion.
 """
 
 from __future__ import annotations
@@ -18,19 +19,16 @@ from torch import Tensor
 
 from pushforward.core.context import Condition, Conditioner, Context
 from pushforward.core.model import Batch, Completes, Model, Samples, Scores
-from pushforward.core.random import Draws, mix
+from pushforward.core.random import Draws
 from pushforward.core.schema import Schema
 from pushforward.models.autoregressive import ancestral, log_conditionals, resampled
 from pushforward.models.blocks import PLAIN, Sharpening
 from pushforward.models.elements import Elements
-from pushforward.nets.orders import ManyOrders
-
-_FRESH = 1 << 40  # numbers of the orders of training steps, far from those of the mixture
+from pushforward.nets.orders import Ensemble, ManyOrders
 
 
 class OrderMixture(Model, Samples, Scores, Completes):
-    """``net`` under ``members`` orders and masks (0: any), of which ``mixture`` are the model; ``particles`` as in
-    ``Autoregressive``."""
+    """``net`` under its orders and masks, the first ``mixture`` of them the model; ``particles``: see ``Autoregressive``."""
 
     density_kind = "exact"
 
@@ -38,29 +36,25 @@ class OrderMixture(Model, Samples, Scores, Completes):
         self,
         schema: Schema,
         elements: Elements,
-        net: ManyOrders,
+        net: ManyOrders | Ensemble,
         conditioner: Conditioner,
         *,
-        members: int,
         mixture: int,
         particles: int = 16,
     ) -> None:
         super().__init__(schema)
-        if members < 0 or mixture < 1 or (members and mixture > members):
-            raise ValueError(
-                f"found a mixture of {mixture} of {members} orders and masks: expected at least 1, and no more than there are"
-            )
+        if mixture < 1 or (net.members and mixture > net.members):
+            found = f"found a mixture of {mixture} of {net.members} orders and masks"
+            raise ValueError(f"{found}: expected at least 1, and no more than there are")
         self.elements, self.net, self.conditioner = elements, net, conditioner
-        self.members, self.mixture, self.particles = members, mixture, particles
+        self.mixture, self.particles = mixture, particles
 
     def prepare(self, x: Tensor) -> None:
         self.elements.prepare(x)
 
     def _loss(self, batch: Batch, turn: str) -> dict[str, Tensor]:
-        step = mix(batch.draws.seed, 0x0DE2)
-        k = step % self.members if self.members else _FRESH + step % _FRESH
         e = self.elements.take_apart(batch.x)
-        params = self.net(self.elements.look(e), self.conditioner(batch.condition or None, len(e)), k=k)
+        params = self.net.in_turn(self.elements.look(e), self.conditioner(batch.condition or None, len(e)), batch.draws)
         return {"loss": -self.elements.log_likelihood(params, e)}
 
     def log_prob(self, x: Tensor, condition: Condition | None = None, draws: Draws | None = None) -> Tensor:
@@ -108,7 +102,7 @@ class OrderMixture(Model, Samples, Scores, Completes):
         known = self.elements.spread(observed)
         e = self.elements.take_apart(torch.where(observed, x, torch.zeros_like(x)))
         context = self.conditioner(condition, len(x))
-        if self.members:
+        if self.net.members:
             propose = lambda stream: self._drawn(context, stream, held=(e, known))
             drawn = resampled(propose, known, draws, self.particles, known.all(1))
             return torch.where(observed, x, self.elements.put_together(drawn).to(x.dtype))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pushforward.core.context import Context
+from pushforward.core.random import Draws
 from pushforward.nets.common import activation_named, context_vector, zeroed
 from pushforward.nets.linear import kernels_pay, rectified
 from pushforward.transforms.monotone import Monotone, plain_cpu
@@ -44,7 +45,9 @@ class MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.masked(), self.bias)
+        if self.bias is None:
+            return F.linear(x, self.masked())
+        return rectified(x, [self.weight], [self.bias], masks=[self.mask])
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class MaskedState:
 
     ``first`` (B, hidden[0]): the first layer before its activation. ``hidden``: the activations (B, n) of the n units of
     each layer that see no later element. ``inputs`` (B, I), zero where unknown, kept only for direct connections.
-    ``weights``: the masked weights.
+    ``weights``: the masked weights of the layers; ``links``: those of the direct connections.
     """
 
     degree: int
@@ -61,6 +64,7 @@ class MaskedState:
     hidden: tuple[Tensor, ...]
     inputs: Tensor | None
     weights: tuple[Tensor, ...]
+    links: tuple[Tensor, ...] = ()
 
 
 def spread_degrees(width: int, top: int, context: bool) -> Tensor:
@@ -87,9 +91,11 @@ class MaskedMLP(nn.Module):
     Degrees start at 1: ``in_degrees`` (I,) is the place of each input's element in the order, ``out_degrees`` (O,) the
     place of the element that the output describes, so outputs of degree 1 are constants, or functions of the context.
     Several inputs, or outputs, may share a degree. ``context`` is the width of ``Context.vector``, which every output
-    may see. ``hidden_degrees``, ascending, are even ones unless given. ``direct`` adds masked linear connections from inputs
-    to outputs: worth having where a hidden layer has fewer units than there are elements, since some neighbours are then seen
-    by no unit in time. ``zero_last`` starts the net as the zero function.
+    may see. ``hidden_degrees``, ascending, are even ones unless given. ``direct`` adds masked linear connections to the
+    outputs from the inputs and from every hidden layer but the last, which has its own: worth having where a hidden layer has
+    fewer units than there are elements, since some neighbours are then seen by no unit in time, and quicker to learn.
+    ``dropout``: the share of hidden units left out in training, by the ``draws`` of the batch. ``zero_last`` starts the net as
+    the zero function.
 
     ``start``, ``advance`` and ``outputs`` give the same values as ``forward`` one element at a time. Units are sorted by
     degree, so what can be computed so far is a block at the front of every layer, and a step computes the units that it
@@ -108,6 +114,7 @@ class MaskedMLP(nn.Module):
         context: int = 0,
         activation: str = "relu",
         direct: bool = False,
+        dropout: float = 0.0,
         zero_last: bool = False,
         hidden_degrees: Sequence[Tensor] | None = None,
     ) -> None:
@@ -117,7 +124,9 @@ class MaskedMLP(nn.Module):
         for name, degrees in (("in_degrees", in_degrees), ("out_degrees", out_degrees)):
             if degrees.dim() != 1 or not degrees.numel() or (degrees < 1).any():
                 raise ValueError(f"found {name} of shape {tuple(degrees.shape)}: expected (n,), n >= 1, of numbers >= 1")
-        self.context = context
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share of at least 0 and below 1, found {dropout}")
+        self.context, self.dropout = context, dropout
         self.register_buffer("in_degrees", in_degrees.long(), persistent=False)
         self.register_buffer("out_degrees", out_degrees.long(), persistent=False)
         top = min(int(in_degrees.max()), int(out_degrees.max()) - 1)
@@ -130,36 +139,41 @@ class MaskedMLP(nn.Module):
         masks.append(self.out_degrees[:, None] > order[-1])
         self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
         self.from_context = nn.Linear(context, hidden[0], bias=False) if context else None
-        self.direct = MaskedLinear(self.out_degrees[:, None] > self.in_degrees, bias=False) if direct else None
+        links = [MaskedLinear(self.out_degrees[:, None] > d, bias=False) for d in order[:-1]] if direct else []
+        self.direct = nn.ModuleList(links)
         self.activation = activation_named(activation)
         self._kept: tuple[list[Tensor], Packed] | None = None
         if zero_last:
-            zeroed(self.layers[-1])
-            if self.direct is not None:
-                zeroed(self.direct)
+            for layer in (self.layers[-1], *self.direct):
+                zeroed(layer)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kept": None}
 
-    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None, draws: Draws | None = None) -> Tensor:
         vector = context_vector(context, self.context)
         shift = self.from_context(vector) if self.from_context is not None and vector is not None else None
-        if isinstance(self.activation, nn.ReLU):
-            h = self._rectified(x, shift)
-        else:
-            h = self.layers[0](x)
-            h = h if shift is None else h + shift
-            for layer in self.layers[1:]:
-                h = layer(self.activation(h))
-        return h if self.direct is None else h + self.direct(x)
-
-    def _rectified(self, x: Tensor, shift: Tensor | None) -> Tensor:
-        layers, biases = self._layers(), [layer.bias for layer in self._layers()]
-        weights, masks = [layer.weight for layer in layers], [layer.mask for layer in layers]
-        return rectified(x, weights, biases, shift=shift, masks=masks)
+        layers, drops = self._layers(), draws is not None and self.training and self.dropout > 0
+        if isinstance(self.activation, nn.ReLU) and not drops and not self.direct:
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            return rectified(x, weights, biases, shift=shift, masks=[layer.mask for layer in layers])
+        below = [x]
+        for i, layer in enumerate(layers[:-1]):
+            h = layer(below[-1])
+            h = self.activation(h if i or shift is None else h + shift)
+            if draws is not None and drops:
+                h = h * ((draws.uniform(h.shape[1]) >= self.dropout).to(h) / (1 - self.dropout))
+            below.append(h)
+        y = layers[-1](below[-1])
+        for link, h in zip(self.direct, below, strict=False):
+            y = y + link(h)
+        return y
 
     def _layers(self) -> list[MaskedLinear]:
         return [cast(MaskedLinear, layer) for layer in self.layers]
+
+    def _links(self) -> list[MaskedLinear]:
+        return [cast(MaskedLinear, link) for link in self.direct]
 
     def start(self, batch: int, context: Context | None = None) -> MaskedState:
         """The state before any element is known, for ``batch`` examples."""
@@ -168,9 +182,9 @@ class MaskedMLP(nn.Module):
         h = first.bias.expand(batch, -1)
         if self.from_context is not None and vector is not None:
             h = h + self.from_context(vector)
-        inputs = None if self.direct is None else h.new_zeros(batch, first.in_features)
-        weights = tuple(layer.masked() for layer in (*self._layers(), *([self.direct] if self.direct is not None else [])))
-        return self._grown(MaskedState(0, h, tuple(h[:, :0] for _ in self._upto), inputs, weights))
+        inputs = h.new_zeros(batch, first.in_features) if self.direct else None
+        weights, links = (tuple(layer.masked() for layer in part) for part in (self._layers(), self._links()))
+        return self._grown(MaskedState(0, h, tuple(h[:, :0] for _ in self._upto), inputs, weights, links))
 
     def _grown(self, state: MaskedState) -> MaskedState:
         """``state`` with the units that its elements make computable."""
@@ -203,8 +217,11 @@ class MaskedMLP(nn.Module):
     def outputs(self, state: MaskedState, rows: slice | Tensor = slice(None)) -> Tensor:
         """The outputs ``rows``: (B, r). They equal ``forward``'s once every input of lower degree is known."""
         below, last = state.hidden[-1], self._layers()[-1]
-        h = F.linear(below, state.weights[len(self._upto)][rows, : below.shape[1]], last.bias[rows])
-        return h if state.inputs is None else h + F.linear(state.inputs, state.weights[-1][rows])
+        y = F.linear(below, state.weights[-1][rows, : below.shape[1]], last.bias[rows])
+        if state.inputs is not None:
+            for weight, h in zip(state.links, (state.inputs, *state.hidden), strict=False):
+                y = y + F.linear(h, weight[rows, : h.shape[1]])
+        return y
 
     def unroll(self, z: Tensor, monotone: Monotone, context: Context | None = None) -> Tensor:
         """The x (B, D) that ``monotone`` pulls to z (B, D) with the parameters this net gives at x.
@@ -254,7 +271,6 @@ class MaskedMLP(nn.Module):
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (z, *given, *self.parameters()))
         return (
             isinstance(self.activation, nn.ReLU)
-            and self.direct is None
             and not learns
             and z.dtype == self.layers[0].weight.dtype == torch.float32
             and plain_cpu(z)
@@ -278,6 +294,10 @@ class MaskedMLP(nn.Module):
         order = self.in_degrees.argsort().cpu()
         first, *middle, last = self._layers()
         widest = max(layer.out_features for layer in (first, *middle))
+        at_once = self._links()
+        skips = torch.zeros(len(at_once[1:]), len(rows), widest)
+        for index, link in enumerate(at_once[1:]):
+            skips[index, :, : link.in_features] = link.masked()[rows]
         square, bias = torch.zeros(len(middle), widest, widest), torch.zeros(1 + len(middle), widest)
         for index, layer in enumerate(middle):
             square[index, : layer.out_features, : layer.in_features] = layer.masked()
@@ -289,6 +309,8 @@ class MaskedMLP(nn.Module):
             "middle": square,
             "bias": bias,
             "w_out": last.masked()[rows],
+            "direct": at_once[0].masked()[rows][:, order] if at_once else torch.zeros(0, len(order)),
+            "skips": skips,
             "b_out": outputs[rows],  # element by element in their order, each with all of its parameters
         }
         numbers = {name: t.detach().contiguous().numpy() for name, t in arrays.items()}

@@ -7,6 +7,7 @@ from typing import Any
 from pushforward.catalog.family import CONTINUOUS, Family, listed
 
 _TRAINING: dict[str, Any] = {"weight_decay": 0.0, "batch_size": 256}
+_IMAGES = {"image": {"batch_size": 64, "learning_rate": 3e-3}}  # for the nets of images, many small steps beat few good ones
 
 FAMILIES: tuple[Family, ...] = (
     listed(
@@ -19,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
         CONTINUOUS,
         conditions=True,
         training={**_TRAINING, "learning_rate": 2e-3, "steps": 6000},
+        training_of=_IMAGES,
     ),
     listed(
         "wgan",
@@ -30,6 +32,7 @@ FAMILIES: tuple[Family, ...] = (
         CONTINUOUS,
         conditions=True,
         training={**_TRAINING, "learning_rate": 2e-3, "steps": 4000},
+        training_of=_IMAGES,
     ),
     listed(
         "wgan-gp",
@@ -41,5 +44,6 @@ FAMILIES: tuple[Family, ...] = (
         CONTINUOUS,
         conditions=True,
         training={**_TRAINING, "learning_rate": 3e-3, "steps": 4000},
+        training_of=_IMAGES,
     ),
 )
