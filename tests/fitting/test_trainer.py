@@ -338,6 +338,23 @@ def test_by_the_clock_validation_takes_a_share_of_the_time_at_most(monkeypatch):
     assert sum(spent) < 1.2
 
 
+@pytest.mark.parametrize(("pace", "rows"), [(2e-3, 128), (0.0, 2048)])
+def test_by_the_clock_slow_validations_look_at_fewer_rows(monkeypatch, pace, rows):
+    data, looked = vectors(points(64)), []
+
+    def look(*args):
+        looked.append(args[-1])
+        time.sleep(pace * args[-1])
+        return 1.0
+
+    monkeypatch.setattr("pushforward.fitting.trainer.validation_loss", look)
+    task = job(small_nice(data), data, steps=None, minutes=2 / 60, validate=40, patience=0)
+    train(task)
+    assert looked[:2] == [2, 64]
+    assert len(looked) > 2
+    assert set(looked[2:]) == {rows}
+
+
 # non-finite losses
 
 

@@ -32,14 +32,16 @@ from pushforward.transforms.monotone import Affine
 from pushforward.transforms.spline import Spline
 
 NETS = ("auto", "mlp", "conv")
+_LARGE = 1024  # numbers of an image from which convolutions are worth their time
 
 
 @dataclass(frozen=True)
 class _Nets:
     """Options of the networks and of p(x | z).
 
-    net: mlp, conv (images) or auto, which takes conv for images above 16 pixels. hidden: widths of the multilayer nets, the
-    decoder's in reverse. activation: of those: silu, tanh, relu, gelu or softplus. width: channels of the convolutional ones.
+    net: mlp, conv (images) or auto, which takes conv for images of more than 1024 numbers: on smaller ones a step of conv costs
+    tens of mlp. hidden: widths of the multilayer nets, the decoder's in reverse. activation: of those: silu, tanh, relu, gelu
+    or softplus. width: channels of the convolutional ones.
     likelihood: what p(x | z) is of single pixels, symbols and numbers: bernoulli (two levels), categorical, logistic or normal
     (both with learned scales, discretised where the data are on a grid); auto takes bernoulli for two levels, categorical for
     up to 32 levels and for symbols and categories, and logistic for 8-bit pixels and numbers. components: how many logistics
@@ -161,7 +163,7 @@ def _ends(schema: Schema, config: _Nets) -> _Ends:
         raise ValueError(f"net='conv' is for images, found {kind.name} data: leave net as it is")
     if config.likelihood not in LIKELIHOODS:
         raise ValueError(f"likelihood is one of {', '.join(LIKELIHOODS)}, found {config.likelihood!r}")
-    large = isinstance(kind, Image) and max(kind.height, kind.width) > 16
+    large = isinstance(kind, Image) and kind.size > _LARGE
     image = kind if isinstance(kind, Image) and (config.net == "conv" or (config.net == "auto" and large)) else None
     parts = LIKELIHOODS[config.likelihood](kind, config.components)
     return _Ends(Conditioner(schema.conditions), parts, Eye(kind, flat=image is None), image, config)
@@ -233,7 +235,7 @@ POSTERIORS: dict[str, Callable[[int, VaeOptions], FlowPosterior | None]] = {
 
 
 def vae(schema: Schema, config: VaeOptions) -> VAE:
-    """A code of real numbers; convolutions for large images, multilayer nets for everything else."""
+    """A code of real numbers between an encoder and a decoder."""
     for name, known in (("prior", PRIORS), ("posterior", POSTERIORS)):
         if getattr(config, name) not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}, found {getattr(config, name)!r}")

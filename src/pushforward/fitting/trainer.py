@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,16 @@ from pushforward.fitting.direct import DirectFit
 from pushforward.fitting.history import History, Record
 from pushforward.fitting.loop import Job, Loop, to_batch, under, watching_for_ctrl_c
 from pushforward.fitting.snapshots import Snapshots
-from pushforward.fitting.validation import sample_distance, validation_loss
+from pushforward.fitting.validation import VALIDATE, sample_distance, validation_loss
 
 _ORDER, _NOISE = 0x0DE4, 0x401E  # streams of the seed
 _ROLLBACKS = 5
 _LOOKING = 0.1  # of a budget in minutes goes into validation, at most
+_LOOKS, _TIMED, _FEWEST = (
+    4,
+    64,
+    128,
+)  # validations that this is to allow; rows by which their time is told; rows of each at least
 
 
 def train(job: Job) -> History:
@@ -77,6 +83,7 @@ class GradientFit(Loop):
         self._loss_count = 0
         self._mark = (0, time.monotonic())
         self._validated, self._looking = 0, 0.0
+        self._held = VALIDATE if training.minutes is None else 0  # rows of a validation; 0: to be found out
         self.snapshots = Snapshots(job)
         self.good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -258,8 +265,22 @@ class GradientFit(Loop):
                 self.snapshots.take(self.step, done)
 
     def _held_loss(self) -> float:
-        autocast = self.processes.autocast
-        return validation_loss(self.model, self.job.validation, self.training.seed, self.device, autocast)
+        look = partial(
+            validation_loss, self.model, self.job.validation, self.training.seed, self.device, self.processes.autocast
+        )
+        if not self._held:
+            self._held = self._affordable(look)
+        return look(self._held)
+
+    def _affordable(self, look: Callable[[int], float]) -> int:
+        """How many rows to look at, so that a budget in minutes is spent on training: every validation looks at the same."""
+        assert self.training.minutes is not None
+        look(2)  # a first pass may load kernels
+        began = time.monotonic()
+        look(_TIMED)
+        took = self.processes.mean(time.monotonic() - began)
+        rows = _TIMED * 60 * self.training.minutes * _LOOKING / _LOOKS / max(took, 1e-6)
+        return int(min(max(rows, _FEWEST), VALIDATE))
 
     def _averages(self) -> dict[str, Tensor]:
         """The whole state with averaged parameters."""
@@ -334,12 +355,13 @@ class GradientFit(Loop):
             "slower": self.slower,
             "loss_count": self._loss_count,
             "validated": self._validated,
+            "held": self._held,
         }
 
     def adopt(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         super().adopt(tensors, state)
         self.batches, self.slower = state["batches"], state["slower"]
-        self._loss_count, self._validated = state["loss_count"], state["validated"]
+        self._loss_count, self._validated, self._held = state["loss_count"], state["validated"], state["held"]
         self._loss_sum.copy_(tensors["loss_sum"])
         self._terms = {n: t.to(self.device) for n, t in under(tensors, "terms").items()}
         averages = under(tensors, "average")

@@ -15,17 +15,22 @@ from pushforward.data.dataset import Data
 from pushforward.fitting.loop import to_batch
 
 _HELD = 0xE1D  # stream of the seed
-_VALIDATE = 2048  # rows of the validation set that are looked at
+VALIDATE = 2048  # rows of the validation set that are looked at, at most
 _CHUNK = 512
 
 
 @torch.no_grad()
 def validation_loss(
-    model: Model, data: Data, seed: int, device: torch.device, autocast: Callable[[], Any] = contextlib.nullcontext
+    model: Model,
+    data: Data,
+    seed: int,
+    device: torch.device,
+    autocast: Callable[[], Any] = contextlib.nullcontext,
+    rows: int = VALIDATE,
 ) -> float:
-    """Mean loss of the last turn on up to 2048 rows with the same noise and stratified times every time."""
+    """Mean loss of the last turn on up to ``rows`` rows with the same noise and stratified times every time."""
     turn, held = model.turns[-1].name, mix(seed, _HELD)
-    count = min(len(data), _VALIDATE)
+    count = min(len(data), rows)
     total = 0.0
     was = model.training
     model.eval()
