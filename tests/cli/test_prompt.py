@@ -3,8 +3,8 @@
 from pathlib import Path
 
 
-def verse(cli, family="ngram", *more):
-    Path("verse.txt").write_text("the rain falls on the sea and the sea takes the rain\n" * 40)
+def verse(cli, family="ngram", *more, line="the rain falls on the sea and the sea takes the rain\n"):
+    Path("verse.txt").write_text(line * 40)
     fitted = cli("fit", "verse.txt", family, "--length", "24", "--out", "run", "--no-report", "--quiet", *more)
     assert fitted.code == 0
 
@@ -27,6 +27,23 @@ def test_a_network_continues_them_too(cli):
     said = cli("complete", "run", "--prompt", "the", "--out", "more.txt")
     assert said.code == 0
     assert Path("more.txt").read_text().startswith("the")
+
+
+def test_texts_are_continued_beyond_the_learned_length(cli):
+    line = "abcdefghijklmnopqrstuvwxyz\n"
+    verse(cli, line=line)
+    said = cli("complete", "run", "--prompt", line * 2, "defg", "--length", "150", "--options", "top_k=1", "--json")
+    assert said.code == 0
+    assert said.json["rows"] == [(line * 6)[:150], (line * 6)[3:153]]
+    short = cli("complete", "run", "--prompt", line, "--length", "9", "--json")
+    assert short.json["rows"] == ["abcdefghi"]
+    plain = cli("complete", "run", "--prompt", "b", "--json")
+    same = cli("complete", "run", "--prompt", "b", "--length", "24", "--json")
+    assert plain.json["rows"] == same.json["rows"]
+    for words in (["--prompt", "b", "--length", "0"], ["verse.txt", "--length", "30"]):
+        said = cli("complete", "run", *words)
+        assert said.code == 2
+        assert "length" in said.err
 
 
 def test_prompts_that_do_not_fit(cli):

@@ -251,6 +251,8 @@ class Complete(Command):
     """Rows like those it was fitted on, with gaps."""
     prompt: Annotated[tuple[str, ...], option("TEXT …")] = ()
     """Instead of DATA beginnings of texts, each of which is continued."""
+    length: Whole = None
+    """Continue each text to so many characters instead of the learned length."""
     out: Out = None
     """File to write; its ending says the format, as for sample."""
     observed: Annotated[str | None, option("FILE")] = None
@@ -273,6 +275,8 @@ class Complete(Command):
 
         if (self.data is None) != bool(self.prompt) or (self.prompt and (self.observed or self.measured)):
             raise UsageError("give DATA, or --prompt and the beginnings of texts")
+        if self.length is not None and not self.prompt:
+            raise UsageError("--length is how far --prompt is continued: give --prompt too")
         fitted = _load(self.run, self.device)
         where = destination(self.out, kind_of(fitted.schema), force=self.force, json=self.json, run=Path(self.run))
         observed = None if self.observed is None else _mask(Path(self.observed).expanduser())
@@ -282,7 +286,9 @@ class Complete(Command):
                 raise UsageError("--measured and --observed say two things of the same data: give one")
             filled = fitted.restore(_pictures(self.data or ""), self.measured, seed=self.seed, **given)
         else:
-            filled = fitted.complete(list(self.prompt) or self.data, observed=observed, seed=self.seed, **given)
+            filled = fitted.complete(
+                list(self.prompt) or self.data, observed=observed, length=self.length, seed=self.seed, **given
+            )
         emit(filled, where, schema=fitted.schema, run=self.run, data=self.data, seed=self.seed)
         return 0
 

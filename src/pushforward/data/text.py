@@ -217,7 +217,7 @@ def begun(kind: Tokens, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """
     for row, text in enumerate(texts):
         if len(text) > kind.length:
-            raise DataError(f"row {row} has {len(text)} characters: expected at most {kind.length}")
+            raise DataError(f"row {row} has {len(text)} characters: expected at most {kind.length}, or a length to continue to")
     filler = next((symbol for symbol in kind.vocabulary if symbol != PAD), PAD)
     given = np.arange(kind.length) < np.array([len(text) for text in texts])[:, None]
     return [text.ljust(kind.length, filler) for text in texts], given

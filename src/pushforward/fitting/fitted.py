@@ -26,6 +26,7 @@ from pushforward.data.dataset import Data, Rows
 from pushforward.fitting.carried import starting
 from pushforward.fitting.chunks import Run, chunk_size, in_chunks
 from pushforward.fitting.conditions import condition_codes, told_visible
+from pushforward.fitting.continuing import continued
 from pushforward.fitting.gaps import fill, missing_codes, seen_in
 from pushforward.fitting.loop import place
 from pushforward.fitting.progress import Progress
@@ -270,12 +271,22 @@ class Fitted:
         columns = {name: code.repeat_interleave(steps, 0) for name, code in start.rows().columns.items()}
         return self.decode(Rows(ways.flatten(0, 1), columns))
 
-    def complete(self, data: Any, *, observed: Any = None, seed: int = 0, chunk: int | None = None, **options: Any) -> Any:
+    def complete(
+        self,
+        data: Any,
+        *,
+        observed: Any = None,
+        length: int | None = None,
+        seed: int = 0,
+        chunk: int | None = None,
+        **options: Any,
+    ) -> Any:
         """``data`` with what is missing drawn from p(missing | observed).
 
         In tables missing values are filled, unless a category comes out as missing sixteen times; in
-        arrays of numbers NaN are; of a list of texts what follows them is, up to the length that was learned; for anything else
-        ``observed``, a boolean array of the data's shape, says what is there.
+        arrays of numbers NaN are; of a list of texts what follows them is, up to the length that was learned, or to any
+        ``length``, by a window over their end; for anything else ``observed``, a boolean array of the data's shape, says what
+        is there.
         A model given what is "visible" is told so; "grey" and "small:2" are made of the whole of each row. ``options`` are
         the family's: of diffusion method (particles, repaint, replace, posterior), particles, steps, repeats and guidance.
         """
@@ -288,7 +299,13 @@ class Fitted:
         assert isinstance(model, Completes)
         self.check_options(options, "complete")
         kind = self.schema.example
-        if observed is None and isinstance(kind, Tokens) and is_texts(data):
+        beginnings = observed is None and isinstance(kind, Tokens) and is_texts(data)
+        if length is not None:
+            if not beginnings:
+                raise RecipeError("length is for texts that are to be continued: give a list of their beginnings")
+            return continued(self, data, length, seed=seed, chunk=chunk, **options)
+        if beginnings:
+            assert isinstance(kind, Tokens)
             data, observed = begun(kind, data)
         if observed is None and isinstance(kind, (Image, Tokens)):
             raise DataError(f"{kind.name} data show no gaps of their own: say with observed= what is there")
