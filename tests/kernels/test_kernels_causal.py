@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pushforward.core.context import Context
+from pushforward.models.blocks import Sharpening
 from pushforward.nets.causal import CausalTransformer
 from pushforward.nets.linear import kernels_pay
 from pushforward.nets.sequence import Part, SequenceNet
@@ -30,9 +31,10 @@ def net(style: str, width: int, heads: int, *, context: int = 0, places: bool = 
 @pytest.mark.parametrize(("style", "width", "heads"), [("gpt2", 32, 2), ("llama", 48, 3), ("gpt2", 16, 8)])
 @pytest.mark.parametrize("context", [0, 5])
 @pytest.mark.parametrize("rows", [1, 7, 37])
+@pytest.mark.parametrize("how", [None, Sharpening(0.5), Sharpening(1.5, 3), Sharpening(1.0, 40, 0.6), Sharpening(0.8, 5, 0.7)])
 @torch.no_grad()
 def test_it_draws_what_torch_draws(
-    style: str, width: int, heads: int, context: int, rows: int, monkeypatch: pytest.MonkeyPatch
+    style: str, width: int, heads: int, context: int, rows: int, how: Sharpening | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = net(style, width, heads, context=context, places=style == "gpt2")
     block = SimpleNamespace(blocks=[SimpleNamespace(default=torch.randn(1, SYMBOLS))])
@@ -44,16 +46,27 @@ def test_it_draws_what_torch_draws(
     for holding in (None, (held, known)):
         with monkeypatch.context() as patch:
             patch.setattr(CausalTransformer, "draw", lambda *a: used.append(found := at_once(*a)) or found)
-            quick = one.draw(block, u, given, holding)
+            quick = one.draw(block, u, given, holding, how)
             patch.setattr(CausalTransformer, "draw", lambda *a: None)
-            slow = one.draw(block, u, given, holding)
+            slow = one.draw(block, u, given, holding, how)
         assert quick is not None
         assert slow is not None
         # a last bit may decide one symbol, and with it those that follow
         assert (quick == slow).all(1).double().mean() > 0.9
         assert holding is None or torch.equal(quick[known], held[known])
-        assert len(quick.unique()) > 1
+        assert how is not None or len(quick.unique()) > 1
     assert all(found is not None for found in used)
+
+
+@pytest.mark.parametrize("how", [Sharpening(0.0), Sharpening(3.0, 1), Sharpening(1.0, None, 1e-6)])
+@torch.no_grad()
+def test_sharp_draws_are_the_likeliest(how: Sharpening) -> None:
+    one, block = net("llama", 32, 2), SimpleNamespace(blocks=[SimpleNamespace(default=torch.zeros(1, SYMBOLS))])
+    drawn = one.draw(block, torch.rand(9, LENGTH, dtype=torch.float64), None, None, how)
+    assert drawn is not None
+    assert len(drawn.unique(dim=0)) == 1
+    logits = one(drawn.float(), None).view(9, LENGTH, SYMBOLS)
+    assert torch.equal(logits.argmax(2).double(), drawn)
 
 
 @torch.no_grad()

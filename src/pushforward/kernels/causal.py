@@ -25,6 +25,7 @@ R = 16  # rows of a block, at most
 _CACHE = 14 * 2**20  # bytes of keys and values of a block: more would come from memory at every symbol
 U = np.uint64
 _0 = F(0.0)
+_none, _one = U(0), U(1)
 _sums: dict[str, Any] = {**lane_loops, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}  # a sum in any order is one of lanes
 
 
@@ -124,6 +125,27 @@ def _add(x: Any, y: Any, rows: Any) -> None:
 
 
 @njit(**lane_loops)
+def _sharpen(logit: Any, r: Any, symbols: Any, temperature: Any, top_k: Any, top_p: Any) -> None:
+    """Logits as ``models.blocks.Sharpening`` has them; of those that are equal where it cuts, all are kept."""
+    for k in range(symbols):
+        logit[r, k] /= temperature
+    least = symbols - top_k if _none < top_k < symbols else _none
+    if least > _none or top_p < F(1.0):
+        ordered = np.sort(logit[r, :symbols])
+        cut, total, mass = ordered[least], 0.0, 0.0
+        if top_p < F(1.0):
+            for k in range(least, symbols):
+                total += np.float64(exp(ordered[k] - ordered[symbols - _one]))
+            k = symbols
+            while k > least and mass < np.float64(top_p) * total:
+                k -= _one
+                mass += np.float64(exp(ordered[k] - ordered[symbols - _one]))
+            cut = ordered[k]
+        for k in range(symbols):
+            logit[r, k] = logit[r, k] if logit[r, k] >= cut else F(-np.inf)
+
+
+@njit(**lane_loops)
 def _symbol(logit: Any, r: Any, symbols: Any, u: Any) -> Any:
     """The symbol at the uniform number u."""
     most, total, running = logit[r, 0], 0.0, 0.0
@@ -162,7 +184,8 @@ def _draw(
     rows: Any,
 ) -> None:
     """``biases`` holds those of qkv, out, up and down of each layer, as wide as the widest; ``table`` ends with the start."""
-    gated, centred, eps = constants
+    gated, centred, eps, temperature, top_k, top_p = constants
+    sharp = temperature != F(1.0) or top_k > _none or top_p < F(1.0)
     layers, length, symbols = U(qkv_w.shape[0]), U(u.shape[1]), U(table.shape[0] - 1)
     width, wide, inner = qkv_w.shape[1], up_w.shape[2], down_w.shape[1]
     holds, told = held.shape[0] == u.shape[0], condition.shape[0] == u.shape[0]
@@ -191,6 +214,8 @@ def _draw(
         _norm(x, norms[U(2) * layers], y, rows, centred, eps)
         _times(y, head_w, logit, head_b[0], none, rows)
         for r in range(rows):
+            if sharp:
+                _sharpen(logit, r, symbols, temperature, top_k, top_p)
             symbol = F(_symbol(logit, r, symbols, u[r0 + r, place]))
             if holds and held[r0 + r, place] == held[r0 + r, place]:
                 symbol = held[r0 + r, place]
@@ -203,7 +228,7 @@ def _draws(table: Any) -> None:
     while part < t[1]:
         given = matrix(t, 0), matrix(t, 1), matrix(t, 2), matrix(t, 3), matrix(t, 4), cube(t, 5), cube(t, 6), cube(t, 7)
         rest = cube(t, 8), cube(t, 9), cube(t, 10), cube(t, 11), matrix(t, 12), matrix(t, 13), matrix(t, 14)
-        constants = constant(t, 0) > _0, constant(t, 1) > _0, constant(t, 2)
+        constants = constant(t, 0) > _0, constant(t, 1) > _0, constant(t, 2), constant(t, 3), U(constant(t, 4)), constant(t, 5)
         first, last = edge(t, part), edge(t, part + 1)
         _draw(*given, *rest, constants, first, last - first)
         part = take(table)
@@ -214,15 +239,25 @@ def fits(width: int, heads: int, wide: int) -> bool:
     return width % GROUP == 0 and wide % GROUP == 0 and width // heads % 2 == 0
 
 
-def draw(u: Tensor, held: Tensor, *arrays: Tensor, gated: bool, centred: bool, eps: float) -> Tensor:
+def draw(
+    u: Tensor,
+    held: Tensor,
+    *arrays: Tensor,
+    gated: bool,
+    centred: bool,
+    eps: float,
+    how: tuple[float, int, float] = (1.0, 0, 1.0),
+) -> Tensor:
     """Codes (B, T) as float32 at the uniform numbers u (B, T); codes in ``held``, (B, T) or (0, T), are taken as they are, but
     for those that are not a number. ``arrays`` are those of ``_draw`` up to the head's weights and biases, contiguous, weights
-    (inputs, outputs); all are float32."""
+    (inputs, outputs); all are float32. ``how``: temperature, top_k (0: all) and top_p."""
     drawn = u.new_empty(u.shape)
     (layers, width, _), (_, length) = arrays[5].shape, u.shape  # of qkv's weights
     rows, at_once = max(1, min(R, _CACHE // (8 * layers * width * length))), threads(len(u))
     parts = at_once * -(-len(u) // (at_once * rows))
-    run_rows(_draws, (u, held, *arrays, drawn), (float(gated), float(centred), eps), block=-(-len(u) // parts))
+    run_rows(
+        _draws, (u, held, *arrays, drawn), (float(gated), float(centred), eps, *map(float, how)), block=-(-len(u) // parts)
+    )
     return drawn
 
 

@@ -61,7 +61,7 @@ def ancestral(
     """Elements (B, E) float64 drawn in ``order`` at the uniform numbers ``u`` (B, E); of ``held`` = (e, known), both (B, E),
     those of e where known is true are taken as they are."""
     quick = getattr(net, "draw", None)
-    if quick is not None and how.plain and (drawn := quick(elements, u, context, held)) is not None:
+    if quick is not None and (drawn := quick(elements, u, context, held, None if how.plain else how)) is not None:
         return drawn
     drawn = torch.zeros_like(u)
     singles, features, params = elements.singles(), elements.feature_slices, elements.param_slices

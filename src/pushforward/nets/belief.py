@@ -109,12 +109,18 @@ class NADE(nn.Module):
         return single and alike and not x.requires_grad and plain_cpu(x) and kernels_pay()
 
     def draw(
-        self, elements: Any, u: Tensor, context: Context | None = None, held: tuple[Tensor, Tensor] | None = None
+        self,
+        elements: Any,
+        u: Tensor,
+        context: Context | None = None,
+        held: tuple[Tensor, Tensor] | None = None,
+        how: Any = None,
     ) -> Tensor | None:
-        """All elements (B, E), as ``models.autoregressive.ancestral`` draws them; None where they are not all binary."""
+        """All elements (B, E), as ``models.autoregressive.ancestral`` draws them; None where they are not all binary, or
+        sharpened."""
         alike = elements.alike
         quick = not torch.is_grad_enabled() and self._quick(u.to(self.input.weight.dtype))
-        if alike is None or alike[0] != "bernoulli" or not quick:
+        if how is not None or alike is None or alike[0] != "bernoulli" or not quick:
             return None
         from pushforward.kernels.nade import draw
 

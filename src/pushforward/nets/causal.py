@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,13 +205,20 @@ class CausalTransformer(nn.Module):
         return (place + 1, layers), self.last(x)
 
     def draw(
-        self, u: Tensor, table: Tensor, added: Tensor, condition: Tensor | None, head: tuple[Tensor, Tensor], held: Tensor
+        self,
+        u: Tensor,
+        table: Tensor,
+        added: Tensor,
+        condition: Tensor | None,
+        head: tuple[Tensor, Tensor],
+        held: Tensor,
+        how: Any = None,
     ) -> Tensor | None:
         """Codes (B, T) at the uniform numbers u (B, T) by one kernel, in float32 on the CPU; None where it does not apply.
 
         ``table`` (symbols + 1, width) are the tokens of symbols and of the start, ``added`` (T, width) and ``condition``
         (B, width) what is added to them, ``head`` weight and bias. Codes in ``held``, (B, T) or (0, T), are taken as they are,
-        but for those that are not a number.
+        but for those that are not a number. ``how``: a ``models.blocks.Sharpening``.
         """
         layers = self._layers()
         first, wide = layers[0], layers[0].feed.up.out_features
@@ -247,5 +254,6 @@ class CausalTransformer(nn.Module):
             gated=isinstance(first.feed, SwiGlu),
             centred=isinstance(self.last, nn.LayerNorm),
             eps=float(self.last.eps or 0.0),
+            how=(1.0, 0, 1.0) if how is None else (max(how.temperature, 1e-6), how.top_k or 0, how.top_p or 1.0),
         )
         return drawn.to(u.dtype)

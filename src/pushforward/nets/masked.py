@@ -249,11 +249,16 @@ class MaskedMLP(nn.Module):
         return first if self.from_context is None or vector is None else first + self.from_context(vector)
 
     def draw(
-        self, elements: Any, u: Tensor, context: Context | None = None, held: tuple[Tensor, Tensor] | None = None
+        self,
+        elements: Any,
+        u: Tensor,
+        context: Context | None = None,
+        held: tuple[Tensor, Tensor] | None = None,
+        how: Any = None,
     ) -> Tensor | None:
-        """All elements (B, E), as ``models.autoregressive.ancestral`` draws them; None where they are not alike."""
+        """All elements (B, E), as ``models.autoregressive.ancestral`` draws them; None where not alike, or sharpened."""
         alike, single = elements.alike, u.float()
-        if alike is None or len(self.in_degrees) != u.shape[1] or not self._kernel_applies(single, context):
+        if how is not None or alike is None or len(self.in_degrees) != u.shape[1] or not self._kernel_applies(single, context):
             return None
         from pushforward.kernels.autoregressive import unroll
 

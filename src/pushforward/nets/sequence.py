@@ -147,10 +147,17 @@ class SequenceNet(nn.Module):
         kept, found = self.core.step(state.kept, token)
         return SequenceState(place, kept, found, state.added)
 
-    def draw(self, elements: Any, u: Tensor, context: Context | None, held: tuple[Tensor, Tensor] | None) -> Tensor | None:
+    def draw(
+        self,
+        elements: Any,
+        u: Tensor,
+        context: Context | None,
+        held: tuple[Tensor, Tensor] | None,
+        how: Any = None,
+    ) -> Tensor | None:
         """Codes (B, T) float64 of a text, drawn at the uniform numbers ``u`` (B, T); None for anything else than symbols.
 
-        As the elements would draw them one by one, with the little that symbols need.
+        As the elements would draw them one by one, with the little that symbols need. ``how``: a ``models.blocks.Sharpening``.
         """
         if len(self.parts) > 1 or not self.parts[0].symbols or self.count == 1:
             return None
@@ -162,23 +169,24 @@ class SequenceNet(nn.Module):
             added = tokens.new_zeros(self.count, tokens.shape[1]) if self.places is None else self.places
             condition = None if self.from_context is None or vector is None else self.from_context(vector)
             given = u[:0] if held is None else held[0].masked_fill(~held[1], math.nan)
-            drawn = at_once(u, tokens, added, condition, (head.weight, bias), given)
+            drawn = at_once(u, tokens, added, condition, (head.weight, bias), given, how)
             if drawn is not None:
                 return drawn
         pieces = []
         for rows in torch.arange(len(u), device=u.device).split(self.core.together(self.count)):
             told = None if vector is None else Context(vector[rows])
             kept = None if held is None else (held[0][rows].long(), held[1][rows])
-            pieces.append(self._draw(u[rows], told, kept, bias))
+            pieces.append(self._draw(u[rows], told, kept, bias, how))
         return torch.cat(pieces).to(u.dtype)
 
-    def _draw(self, u: Tensor, context: Context | None, held: tuple[Tensor, Tensor] | None, bias: Tensor) -> Tensor:
+    def _draw(self, u: Tensor, context: Context | None, held: tuple[Tensor, Tensor] | None, bias: Tensor, how: Any) -> Tensor:
         """Some rows, step by step."""
         weight, table = cast(Tensor, self.heads[0].weight), cast(Tensor, self.inputs[0].weight)
         state, drawn = self.start(len(u), context), []
         kept, found = state.kept, state.found
         for place, numbers in enumerate(u.split(1, 1)):
-            mass = F.linear(found, weight, bias).softmax(-1, dtype=torch.float64).cumsum(-1)
+            logits = F.linear(found, weight, bias)
+            mass = (logits if how is None else how.logits(logits)).softmax(-1, dtype=torch.float64).cumsum(-1)
             code = torch.searchsorted(mass, numbers * mass[:, -1:], right=True).clamp_(max=len(table) - 1)[:, 0]
             if held is not None:
                 code = torch.where(held[1][:, place], held[0][:, place], code)
