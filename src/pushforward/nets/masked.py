@@ -45,9 +45,8 @@ class MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bias is None:
-            return F.linear(x, self.masked())
-        return rectified(x, [self.weight], [self.bias], masks=[self.mask])
+        bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
+        return rectified(x, [self.weight], [bias], masks=[self.mask])
 
 
 @dataclass(frozen=True)
