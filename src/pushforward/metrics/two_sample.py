@@ -66,7 +66,8 @@ def _boosted(state: int, rows: int) -> Any:
         return _trees(state, rows)
     from xgboost import XGBClassifier
 
-    return XGBClassifier(n_estimators=60, max_leaves=15, max_depth=0, grow_policy="lossguide", n_jobs=1, random_state=state)
+    shape = {"n_estimators": 60, "max_leaves": 15, "max_depth": 0, "grow_policy": "lossguide", "learning_rate": 0.1}
+    return XGBClassifier(**shape, n_jobs=1, random_state=state)
 
 
 def _logistic(state: int, rows: int) -> Any:
