@@ -47,7 +47,7 @@ RECIPES = {
         *(FIXED, "made", 88.40, _MADE, 8),
         {"hidden": (2000,), "learning_rate": 1e-3, "batch_size": 128, "weight_decay": 0.0},
     ),
-    "made-32": Recipe(  # where the paper averages 32 masks of one net, a net for each way to read, from each corner, across and down
+    "made-32": Recipe(  # the paper averages 32 masks of one net, this nets that read from each corner, across and down
         *(FIXED, "made", 86.64, _MADE, 25),
         {
             **{"hidden": (1500, 1500), "orders": 8, "ensemble": True, "dropout": 0.4, "learning_rate": 2e-3},
