@@ -231,7 +231,10 @@ def compare(
                 results.append(Result(fam.name, seed + repeat, error=line, run=run))
     if all(r.evaluation is None for r in results):
         raise PushforwardError(f"no family could be fitted; the first said: {results[0].error}")
-    budget = f"{minutes:g} minutes" if minutes is not None else f"{steps} steps" if steps is not None else "default budget"
+    budget = "default budget"
+    if minutes is not None or steps is not None:
+        amount, unit = (minutes, "minute") if minutes is not None else (steps, "step")
+        budget = f"{amount:g} {unit}{'' if amount == 1 else 's'}"
     comparison = Comparison(name, budget, tuple(results), folder)
     if folder is not None:
         _write(comparison, folder)

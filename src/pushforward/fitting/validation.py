@@ -11,6 +11,7 @@ import torch
 from pushforward.core.gather import alone
 from pushforward.core.model import Model, Samples
 from pushforward.core.random import Draws, mix
+from pushforward.core.schema import Table, Vector
 from pushforward.data.dataset import Data
 from pushforward.fitting.loop import to_batch
 
@@ -47,7 +48,11 @@ def validation_loss(
 
 @torch.no_grad()
 def sample_distance(model: Model, data: Data, seed: int, device: torch.device) -> float:
-    """Sliced Wasserstein distance between samples and validation rows, in standard deviations of the latter."""
+    """Sliced Wasserstein distance between samples and validation rows, in standard deviations of the latter.
+
+    Pixels, places of a signal and coordinates of points share one: by its own a pixel that is hardly ever lit would count for
+    more than all the others.
+    """
     from pushforward.metrics.distances import sliced_wasserstein
 
     assert isinstance(model, Samples)
@@ -59,6 +64,7 @@ def sample_distance(model: Model, data: Data, seed: int, device: torch.device) -
     fake = model.sample(count, dict(batch.condition) or None, draws)
     model.train(was)
     real = batch.x.flatten(1).double().cpu()
-    mean, std = real.nanmean(0).nan_to_num(), (real - real.nanmean(0)).square().nanmean(0).sqrt().nan_to_num().clamp(min=1e-3)
+    mean, square = real.nanmean(0).nan_to_num(), (real - real.nanmean(0)).square().nanmean(0).nan_to_num()
+    std = (square if isinstance(model.schema.example, (Table, Vector)) else square.mean()).sqrt().clamp(min=1e-3)
     near, far = (((x.flatten(1).double().cpu() - mean) / std).nan_to_num(0, 10, -10) for x in (real, fake))
     return float(sliced_wasserstein(near, far, projections=64, seed=seed).value)

@@ -9,6 +9,7 @@ from typing import Any
 from pushforward.catalog.family import CONTINUOUS, Family, listed
 
 _FITS: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3, "steps": 4000})
+_IMAGES = {"image": {"learning_rate": 3e-3, "batch_size": 64}}  # for nets that convolve
 _FLOW_FAMILIES: tuple[tuple[str, str, str, str, str, Mapping[str, Any]], ...] = (
     (
         *("nice", "additive couplings with exact density", "Dinh et al. 2014, arXiv:1410.8516"),
@@ -58,6 +59,7 @@ FAMILIES: tuple[Family, ...] = (
             *(name, title, source, place, "sample score encode complete", density, CONTINUOUS),
             conditions=True,
             training=training,
+            training_of=_IMAGES if name == "realnvp" else {},
         )
         for name, title, source, place, density, training in _FLOW_FAMILIES
     ),
