@@ -548,6 +548,20 @@ FAULTS = (
         "nets/test_orders.py",
     ),
     Fault(
+        "pixels judged each by its own spread",
+        "fitting/validation.py",
+        "std = (square if isinstance(model.schema.example, (Table, Vector)) else square.mean())",
+        "std = square",
+        "fitting/test_validation.py",
+    ),
+    Fault(
+        "validations that never look at fewer rows",
+        "fitting/trainer.py",
+        "return int(min(max(rows, _FEWEST), VALIDATE))",
+        "return VALIDATE",
+        "fitting/test_trainer.py",
+    ),
+    Fault(
         "a kernel that keeps one symbol too many",
         "kernels/causal.py",
         "least = symbols - top_k if",
