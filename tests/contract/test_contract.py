@@ -385,15 +385,24 @@ def test_a_saved_state_is_the_model_to_the_bit(tiny: Any, name: str, kind: str, 
 
 
 def test_large_pictures_take_the_convolutional_nets(tiny: Any) -> None:
-    schema = Schema(Image(1, 17, 19, levels=4), tiny.conditions)
+    schema = Schema(Image(3, 19, 19, levels=4), tiny.conditions)
     family = FAMILIES["vae"]
     model = family.build(schema, tiny.config(family))
-    x = torch.randint(0, 4, (6, 1, 17, 19), dtype=torch.uint8)
+    assert any(isinstance(part, torch.nn.Conv2d) for part in model.modules())
+    x = torch.randint(0, 4, (6, 3, 19, 19), dtype=torch.uint8)
     model.prepare(x)
     tiny.perturb(model)
     model(Batch(x, Draws(0, 0, 6), tiny.condition(6)))["loss"].mean().backward()
     assert {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()} <= {"conditioner.null"}
     valid(schema, model.eval().sample(6, tiny.condition(6), Draws(0, 0, 6)))
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k, c in CASES if not c])
+def test_statistics_come_of_any_number_of_rows(tiny: Any, name: str, kind: str) -> None:
+    """More than the maps at the end of a preprocessing hand on to those behind them."""
+    model = tiny.model(name, kind, rows=4200)
+    for turn in model.turns:
+        assert model(tiny.batch(model.schema, kind, 20), turn.name)["loss"].isfinite().all()
 
 
 # densities

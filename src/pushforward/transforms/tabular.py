@@ -246,7 +246,9 @@ class TableMap(Elementwise):
         return [(part, codes) for part, codes in pairs if codes.shape[1]]
 
     def prepare(self, x: Tensor, context: Context | None = None) -> Tensor:
-        return torch.cat([part.prepare(codes) for part, codes in self._parts(x)], 1)
+        handed_on = [part.prepare(codes) for part, codes in self._parts(x)]
+        rows = min(len(z) for z in handed_on)  # some hand on the first rows only
+        return torch.cat([z[:rows] for z in handed_on], 1)
 
     def push(self, z: Tensor, context: Context | None = None) -> Tensor:
         n, k = len(self.numbers), len(self.levels)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pushforward.catalog.family import ALL, Family, listed
+
+_TRAINING: dict[str, Any] = {"learning_rate": 3e-3, "steps": 4000}
 
 FAMILIES: tuple[Family, ...] = (
     listed(
@@ -14,7 +18,7 @@ FAMILIES: tuple[Family, ...] = (
         "lower_bound",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training=_TRAINING,
     ),
     listed(
         "hvae",
@@ -25,7 +29,7 @@ FAMILIES: tuple[Family, ...] = (
         "lower_bound",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training=_TRAINING,
     ),
     listed(
         "gumbel-vae",
@@ -36,7 +40,7 @@ FAMILIES: tuple[Family, ...] = (
         "lower_bound",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training=_TRAINING,
     ),
     listed(
         "vq-vae",
@@ -47,6 +51,6 @@ FAMILIES: tuple[Family, ...] = (
         "lower_bound",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training=_TRAINING,
     ),
 )
