@@ -14,7 +14,7 @@ FAMILIES: tuple[Family, ...] = (
         "exact",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 3000},
+        training={"learning_rate": 3e-3, "steps": 3000},
     ),
     listed(
         "nade",
@@ -25,7 +25,7 @@ FAMILIES: tuple[Family, ...] = (
         "exact",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training={"learning_rate": 3e-3, "steps": 4000},
     ),
     listed(
         "made",
@@ -36,7 +36,7 @@ FAMILIES: tuple[Family, ...] = (
         "exact",
         ALL,
         conditions=True,
-        training={"learning_rate": 1e-3, "steps": 4000},
+        training={"learning_rate": 3e-3, "steps": 4000},
     ),
     listed(
         "pixelcnn",
