@@ -21,7 +21,7 @@ class Fixed(Model, Samples):
         self.x = x
 
     def _loss(self, batch: object, turn: str) -> dict[str, Tensor]:
-        raise NotImplementedError
+        return {"loss": self.x.flatten(1).sum(1)}
 
     def sample(self, n: int, condition: object, draws: Draws, **options: object) -> Tensor:
         return self.x[:n]
