@@ -286,7 +286,9 @@ def test_each_verb_has_its_figures():
     assert {m.name for m in found["classifier"].metrics} == codes | told | all_have
     toy = measured("moons", "wgan-gp", steps=3)
     assert {m.name for m in toy.metrics} == drawn | all_have | {"critic"}
-    table = measured("penguins", "gmm", steps=3)
+    random = np.random.default_rng(0)
+    mixed = {"length": random.normal(size=300), "mass": random.normal(size=300), "sex": random.choice(["f", "m"], 300)}
+    table = measured(pd.DataFrame(mixed), "gmm", steps=3)
     columns = {"column_shapes", "pair_trends", "c2st_column", "closest_record"}
     assert {m.name for m in table.metrics} == density | drawn | columns | all_have
     pictures = measured("digits", "made", steps=3)
