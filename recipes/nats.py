@@ -48,7 +48,7 @@ RECIPES = {
         {"hidden": (2000,), "learning_rate": 1e-3, "batch_size": 128, "weight_decay": 0.0},
     ),
     "made-32": Recipe(  # the paper averages 32 masks of one net, this nets that read from each corner, across and down
-        *(FIXED, "made", 86.64, _MADE, 25),
+        *(FIXED, "made", 86.64, _MADE, 48),
         {
             **{"hidden": (1500, 1500), "orders": 8, "ensemble": True, "dropout": 0.4, "learning_rate": 2e-3},
             **{"batch_size": 2048, "weight_decay": 0.0, "precision": "bf16"},
